@@ -6,10 +6,10 @@ import (
 	"skylift/internal/problem"
 )
 
-// ErrSnapshotGone says that a run's snapshot does not exist any more, or not
+// SnapshotGone says that a run's snapshot does not exist any more, or not
 // with the identity and files it had. The run fails: what it read so far
 // cannot be joined with another snapshot's bytes.
-var ErrSnapshotGone = &problem.Kind{
+var SnapshotGone = &problem.Kind{
 	Code:  "snapshot-gone",
 	Title: "the run's snapshot is gone or was replaced",
 	Hint:  "Look for whoever removed or reverted it (a person, a backup product, storage migration); the next run takes a new one by itself",

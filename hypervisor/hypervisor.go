@@ -65,7 +65,7 @@ type Source interface {
 	// name, found on the source itself and not from memory.
 	Held(ctx context.Context) ([]SnapshotRef, []Anchor, error)
 
-	// Open gives access to a snapshot's disks. ErrSnapshotGone when it does
+	// Open gives access to a snapshot's disks. SnapshotGone when it does
 	// not exist (any more) under the same identity.
 	Open(ctx context.Context, ref SnapshotRef) (Snapshot, error)
 
@@ -145,7 +145,7 @@ type Snapshot interface {
 	// cannot be snapshotted are not among them: Check reports those.
 	Disks() []Disk
 	// Verify errs unless the snapshot still exists with the same identity
-	// and the same files as when it was opened (ErrSnapshotGone).
+	// and the same files as when it was opened (SnapshotGone).
 	Verify(ctx context.Context) error
 	// Close ends the handle, not the snapshot. Reads must have returned.
 	Close() error
