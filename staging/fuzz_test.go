@@ -17,7 +17,7 @@ func FuzzReadSegment(f *testing.F) {
 		}
 		defer reader.Close()
 		last := int64(-1)
-		err = reader.Read(bytes.NewReader(p), func(e Entry, raw []byte) error {
+		err = reader.Read(bytes.NewReader(p), testID, func(e Entry, raw []byte) error {
 			if e.Block <= last || (e.Kind == Data) != (raw != nil) || raw != nil && HashBlock(raw) != e.Sum {
 				t.Errorf("entry %+v after block %d", e, last)
 			}
@@ -64,7 +64,7 @@ func FuzzDecodePlan(f *testing.F) {
 func FuzzDecodeManifest(f *testing.F) {
 	f.Add([]byte(`{"format":"skylift-manifest","version":1,"job":"j","run":"r","disk":{"id":"d","position":0,"size":9000000},` +
 		`"snapshot":{"id":"s","created":"2026-01-02T03:04:05Z","consistency":"crash"},"mode":"full","segmentBlocks":16,` +
-		`"digest":"` + NewDigester(9000000).Sum().String() + `","counters":{"planned":0,"read":0,"changed":0,"sent":0,"stored":0,"resumed":0},` +
+		`"plan":"` + Hash{}.String() + `","digest":"` + NewDigester(9000000).Sum().String() + `","counters":{"planned":0,"read":0,"changed":0,"sent":0,"stored":0,"resumed":0},` +
 		`"software":"x","sealed":"2026-01-02T03:04:05Z","segments":1,"holders":0,"shards":0}` + "\n[0,1]\n"))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		m, err := DecodeManifest(bytes.NewReader(compress(t, p)))

@@ -26,6 +26,8 @@ type ShardRef struct {
 // Manifest seals a disk of a run: written last, and once.
 type Manifest struct {
 	Facts
+	// Plan is the SHA-256 of the stored plan.
+	Plan     Hash
 	Digest   Hash
 	Counters Counters
 	Software string
@@ -42,6 +44,7 @@ type manifestHeader struct {
 	Format  string `json:"format"`
 	Version int    `json:"version"`
 	Facts
+	Plan     Hash      `json:"plan"`
 	Digest   Hash      `json:"digest"`
 	Counters Counters  `json:"counters"`
 	Software string    `json:"software"`
@@ -99,6 +102,9 @@ func (m *Manifest) Shard(n int64) (ShardRef, bool) {
 	return m.Shards[i], true
 }
 
+// SegmentID returns the identity of segment n.
+func (m *Manifest) SegmentID(n int64) SegmentID { return SegmentID{m.Plan, n} }
+
 // ComputeDigest returns the digest of the disk that the shards describe.
 func (m *Manifest) ComputeDigest() (Hash, error) {
 	d := NewDigester(m.Disk.Size)
@@ -153,7 +159,7 @@ func (m *Manifest) Encode(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	d.line(manifestHeader{manifestFormat, Version, m.Facts, m.Digest, m.Counters, m.Software, m.Sealed,
+	d.line(manifestHeader{manifestFormat, Version, m.Facts, m.Plan, m.Digest, m.Counters, m.Software, m.Sealed,
 		len(m.Segments), len(m.Holders), len(m.Shards)})
 	for _, r := range m.Segments {
 		d.line([2]int64{r.First, r.Count})
@@ -178,7 +184,7 @@ func DecodeManifest(r io.Reader) (*Manifest, error) {
 	if err := d.header(manifestFormat, &head); err != nil {
 		return nil, err
 	}
-	m := &Manifest{Facts: head.Facts, Digest: head.Digest, Counters: head.Counters, Software: head.Software, Sealed: head.Sealed}
+	m := &Manifest{Facts: head.Facts, Plan: head.Plan, Digest: head.Digest, Counters: head.Counters, Software: head.Software, Sealed: head.Sealed}
 	if err := m.Facts.validate("manifest"); err != nil {
 		return nil, err
 	}

@@ -8,41 +8,43 @@ import (
 	"io"
 )
 
-// ReadPlan reads and checks the plan of a place; ErrNotFound when there is none.
-func ReadPlan(ctx context.Context, store Store, place Place) (*Plan, error) {
-	body, err := store.Get(ctx, place.Plan(), 0, -1)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", place.Plan(), err)
-	}
-	defer body.Close()
-	plan, err := DecodePlan(body)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", place.Plan(), err)
-	}
-	if plan.Place() != place {
-		return nil, fmt.Errorf("read %s: %w", place.Plan(), bad("plan", ErrMismatch, "it is of %+v", plan.Place()))
-	}
-	return plan, nil
+// ReadPlan reads and checks the plan of a place and returns the SHA-256 of its
+// stored bytes. ErrNotFound when there is none.
+func ReadPlan(ctx context.Context, store Store, place Place) (*Plan, Hash, error) {
+	return read(ctx, store, place.Plan(), func(r io.Reader) (*Plan, error) {
+		plan, err := DecodePlan(r)
+		if err == nil && plan.Place() != place {
+			err = bad("plan", ErrMismatch, "it is of %+v", plan.Place())
+		}
+		return plan, err
+	})
 }
 
 // ReadManifest reads and checks the manifest of a place and returns the
 // SHA-256 of its stored bytes. ErrNotFound when there is none.
 func ReadManifest(ctx context.Context, store Store, place Place) (*Manifest, Hash, error) {
-	body, err := store.Get(ctx, place.Manifest(), 0, -1)
+	return read(ctx, store, place.Manifest(), func(r io.Reader) (*Manifest, error) {
+		m, err := DecodeManifest(r)
+		if err == nil && m.Place() != place {
+			err = bad("manifest", ErrMismatch, "it is of %+v", m.Place())
+		}
+		return m, err
+	})
+}
+
+// read decodes an object and hashes what is stored of it.
+func read[T any](ctx context.Context, store Store, key string, decode func(io.Reader) (*T, error)) (*T, Hash, error) {
+	body, err := store.Get(ctx, key, 0, -1)
 	if err != nil {
-		return nil, Hash{}, fmt.Errorf("read %s: %w", place.Manifest(), err)
+		return nil, Hash{}, fmt.Errorf("read %s: %w", key, err)
 	}
 	defer body.Close()
 	sum := sha256.New()
-	tee := io.TeeReader(body, sum)
-	m, err := DecodeManifest(tee)
-	if err == nil && m.Place() != place {
-		err = bad("manifest", ErrMismatch, "it is of %+v", m.Place())
-	}
+	v, err := decode(io.TeeReader(body, sum))
 	if err != nil {
-		return nil, Hash{}, fmt.Errorf("read %s: %w", place.Manifest(), err)
+		return nil, Hash{}, fmt.Errorf("read %s: %w", key, err)
 	}
-	return m, Hash(sum.Sum(nil)), nil
+	return v, Hash(sum.Sum(nil)), nil
 }
 
 // ReadSealed is ReadManifest for a manifest whose stored bytes were recorded

@@ -31,7 +31,7 @@ func testSegment(t testing.TB) []byte {
 	if err := errors.Join(w.Add(3, HashBlock(text), text), w.Add(4, Hash{}, nil), w.Add(9, HashBlock(text), text)); err != nil {
 		t.Fatal(err)
 	}
-	return bytes.Clone(w.Bytes())
+	return bytes.Clone(w.Bytes(testID))
 }
 
 func TestABadSegmentIsRefused(t *testing.T) {
@@ -46,7 +46,7 @@ func TestABadSegmentIsRefused(t *testing.T) {
 	if err := w.Add(0, HashBlock(testBlock(1)), testBlock(1)); err != nil {
 		t.Fatal(err)
 	}
-	flipped := w.Bytes()
+	flipped := w.Bytes(testID)
 	flipped[len(flipped)-1] ^= 1
 	reader, err := NewSegmentReader()
 	if err != nil {
@@ -68,6 +68,8 @@ func TestABadSegmentIsRefused(t *testing.T) {
 		"a huge count":               {edit(12, 0xff, 0xff, 0xff, 0xff), ErrRange},
 		"a flipped bit in the index": {edit(headerSize, 2), ErrChecksum},
 		"a flipped bit in payload":   {flipped, ErrChecksum},
+		"another segment":            {sealIndex(edit(16, 9), 3), ErrMismatch},
+		"a segment of another plan":  {sealIndex(edit(24, 9), 3), ErrMismatch},
 		"reserved bytes in header":   {sealIndex(edit(10, 1), 3), ErrMalformed},
 		"reserved bytes in entry":    {sealIndex(edit(headerSize+18, 1), 3), ErrMalformed},
 		"a patch":                    {sealIndex(edit(headerSize+16, byte(Patch)), 3), ErrVersion},
@@ -82,7 +84,7 @@ func TestABadSegmentIsRefused(t *testing.T) {
 		"payloads that overlap":      {sealIndex(edit(headerSize+2*entrySize+8, 0, 0), 3), ErrOrder},
 		"another block's hash":       {sealIndex(edit(headerSize+24, 1), 3), ErrChecksum},
 	} {
-		err := reader.Read(bytes.NewReader(test.p), func(Entry, []byte) error { return nil })
+		err := reader.Read(bytes.NewReader(test.p), testID, func(Entry, []byte) error { return nil })
 		var format *FormatError
 		if !errors.As(err, &format) || !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", name, err, test.want)
@@ -175,7 +177,7 @@ func TestABadPlanIsRefused(t *testing.T) {
 func TestABadManifestIsRefused(t *testing.T) {
 	m := testManifest(t)
 	head := func(edit func(*manifestHeader)) manifestHeader {
-		h := manifestHeader{manifestFormat, Version, m.Facts, m.Digest, m.Counters, m.Software, m.Sealed, 2, 2, 3}
+		h := manifestHeader{manifestFormat, Version, m.Facts, m.Plan, m.Digest, m.Counters, m.Software, m.Sealed, 2, 2, 3}
 		if edit != nil {
 			edit(&h)
 		}

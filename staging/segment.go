@@ -34,7 +34,7 @@ const (
 // Layout of a segment; docs/staging-format.md has the tables.
 const (
 	segmentMagic  = "SKYLSEG\n"
-	headerSize    = 16
+	headerSize    = 56
 	entrySize     = 56
 	checksumSize  = 4
 	MaxEntries    = LargeSegmentBlocks
@@ -43,6 +43,14 @@ const (
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// SegmentID says which segment this is: the SHA-256 of the stored plan, and
+// the number of the slice. Two attempts of a run that made different plans can
+// not take each other's segments for their own.
+type SegmentID struct {
+	Plan Hash
+	N    int64
+}
 
 // Entry describes one block of a segment.
 type Entry struct {
@@ -133,7 +141,7 @@ func (w *SegmentWriter) encode(raw []byte) ([]byte, Codec) {
 
 // Bytes returns the segment as it is stored, until the next Reset or Add. A
 // segment without entries is not stored: nil.
-func (w *SegmentWriter) Bytes() []byte {
+func (w *SegmentWriter) Bytes(id SegmentID) []byte {
 	if len(w.entries) == 0 {
 		return nil
 	}
@@ -143,6 +151,8 @@ func (w *SegmentWriter) Bytes() []byte {
 	binary.LittleEndian.PutUint16(p[8:], Version)
 	binary.LittleEndian.PutUint16(p[10:], 0)
 	binary.LittleEndian.PutUint32(p[12:], uint32(len(w.entries)))
+	binary.LittleEndian.PutUint64(p[16:], uint64(id.N))
+	copy(p[24:headerSize], id.Plan[:])
 	for i, e := range w.entries {
 		putEntry(p[headerSize+i*entrySize:], e)
 	}
@@ -172,10 +182,10 @@ func getEntry(p []byte) Entry {
 
 func indexSize(entries int) int { return headerSize + entries*entrySize + checksumSize }
 
-// ReadIndex reads a segment's header and index from its first bytes and
-// checks them. A reader of an index alone asks for the first MaxIndexSize
-// bytes of the object.
-func ReadIndex(r io.Reader) ([]Entry, error) {
+// ReadIndex reads a segment's header and index from its first bytes and checks
+// them and that it is the segment id. A reader of an index alone asks for the
+// first MaxIndexSize bytes of the object.
+func ReadIndex(r io.Reader, id SegmentID) ([]Entry, error) {
 	var fixed [MaxIndexSize]byte
 	head := fixed[:headerSize]
 	if err := readFull("segment", r, head); err != nil {
@@ -201,6 +211,9 @@ func ReadIndex(r io.Reader) ([]Entry, error) {
 	}
 	if binary.LittleEndian.Uint16(head[10:]) != 0 {
 		return nil, bad("segment", ErrMalformed, "reserved bytes are set")
+	}
+	if got := (SegmentID{Hash(head[24:]), int64(binary.LittleEndian.Uint64(head[16:]))}); got != id {
+		return nil, bad("segment", ErrMismatch, "it is segment %d of plan %s", got.N, got.Plan)
 	}
 	return parseEntries(body[headerSize:])
 }
@@ -264,11 +277,11 @@ func NewSegmentReader() (*SegmentReader, error) {
 // Close frees the decoder.
 func (s *SegmentReader) Close() { s.decoder.Close() }
 
-// Read decodes a whole segment and emits its blocks in ascending order, each
-// after its hash was checked. raw is nil for Zero entries and valid until emit
-// returns.
-func (s *SegmentReader) Read(r io.Reader, emit func(e Entry, raw []byte) error) error {
-	entries, err := ReadIndex(r)
+// Read decodes the whole segment id and emits its blocks in ascending order,
+// each after its hash was checked. raw is nil for Zero entries and valid until
+// emit returns.
+func (s *SegmentReader) Read(r io.Reader, id SegmentID, emit func(e Entry, raw []byte) error) error {
+	entries, err := ReadIndex(r, id)
 	if err != nil {
 		return err
 	}

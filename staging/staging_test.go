@@ -12,6 +12,8 @@ import (
 	"time"
 )
 
+var testID = SegmentID{Hash{7}, 5}
+
 func testBlock(seed byte) []byte {
 	p := make([]byte, BlockSize)
 	rng := rand.NewChaCha8([32]byte{seed})
@@ -56,9 +58,9 @@ func TestASegmentComesBackAsItWasWritten(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				stored := w.Bytes()
+				stored := w.Bytes(testID)
 				var got []int64
-				err := reader.Read(iotest.OneByteReader(bytes.NewReader(stored)), func(e Entry, raw []byte) error {
+				err := reader.Read(iotest.OneByteReader(bytes.NewReader(stored)), testID, func(e Entry, raw []byte) error {
 					got = append(got, e.Block)
 					if (e.Kind == Zero) != IsZero(blocks[e.Block]) || e.Kind == Data && !bytes.Equal(raw, blocks[e.Block]) {
 						t.Errorf("round %d: block %d came back different", round, e.Block)
@@ -71,7 +73,7 @@ func TestASegmentComesBackAsItWasWritten(t *testing.T) {
 				if name == "compressed" && len(stored) > 2*BlockSize+BlockSize/10 {
 					t.Errorf("text was not compressed: %d bytes", len(stored))
 				}
-				if entries, err := ReadIndex(bytes.NewReader(stored[:min(len(stored), MaxIndexSize)])); err != nil || len(entries) != 4 {
+				if entries, err := ReadIndex(bytes.NewReader(stored[:min(len(stored), MaxIndexSize)]), testID); err != nil || len(entries) != 4 {
 					t.Errorf("the index alone: %v, %v", entries, err)
 				}
 			}
@@ -94,7 +96,7 @@ func TestASegmentWriterAllocatesNothingPerBlock(t *testing.T) {
 				t.Fatal("Add failed")
 			}
 		}
-		w.Bytes()
+		w.Bytes(testID)
 	})
 	if allocs > 1 {
 		t.Errorf("%v allocations for a segment", allocs)
@@ -110,7 +112,7 @@ func TestASegmentWriterRefusesWhatAReaderWould(t *testing.T) {
 	if err := w.Add(5, Hash{1}, block[:100]); !errors.Is(err, ErrRange) {
 		t.Errorf("short block: %v", err)
 	}
-	if w.Bytes() != nil {
+	if w.Bytes(testID) != nil {
 		t.Error("an empty segment has bytes")
 	}
 	if err := w.Add(5, Hash{1}, block); err != nil {
