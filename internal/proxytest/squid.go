@@ -48,6 +48,7 @@ func squidConf(t testing.TB, dir string, options []Option) string {
 		"cache deny all",
 		"coredump_dir " + dir,
 		"hosts_file " + hosts,
+		"max_filedescriptors 1024", // tables for the system's limit take long to fill
 		"pinger_enable off",
 		"shutdown_lifetime 0 seconds",
 		"tcp_outgoing_address " + Outgoing,
@@ -59,13 +60,18 @@ func squidConf(t testing.TB, dir string, options []Option) string {
 	return strings.Join(append(lines, "http_access allow all", ""), "\n")
 }
 
-// Basic demands this user and password. Squid's format cannot hold a user with
-// a colon, nor line breaks.
-func Basic(user, password string) Option {
+// Basic demands one of these users with the password beside it. Squid's format
+// cannot hold a user with a colon, nor line breaks.
+func Basic(users map[string]string) Option {
 	return func(t testing.TB, dir string) string {
+		lines := new(strings.Builder)
+		for user, password := range users {
+			fmt.Fprintf(lines, "%s:%x\n", user, md5.Sum([]byte(password)))
+		}
 		file := filepath.Join(dir, "passwords")
-		write(t, file, fmt.Sprintf("%s:%x\n", user, md5.Sum([]byte(password))))
-		return demand("basic", need.Program(t, helpers+"/basic_ncsa_auth")+" "+file)
+		write(t, file, lines.String())
+		return "auth_param basic casesensitive on\n" +
+			demand("basic", need.Program(t, helpers+"/basic_ncsa_auth")+" "+file)
 	}
 }
 
@@ -77,7 +83,8 @@ func Scheme(name string) Option {
 		}
 		file := filepath.Join(dir, "digests")
 		write(t, file, "nobody:x\n")
-		return demand("digest", need.Program(t, helpers+"/digest_file_auth")+" "+file)
+		return "auth_param digest realm squid\n" +
+			demand("digest", need.Program(t, helpers+"/digest_file_auth")+" "+file)
 	}
 }
 
