@@ -157,3 +157,12 @@ func wantProblem(t testing.TB, err error, kind *problem.Kind, words ...string) {
 		}
 	}
 }
+
+// wantRead checks what comes next from r.
+func wantRead(t testing.TB, r io.Reader, want string) {
+	t.Helper()
+	p := make([]byte, len(want))
+	if _, err := io.ReadFull(r, p); err != nil || string(p) != want {
+		t.Errorf("read %q and %v, want %q", p, err, want)
+	}
+}

@@ -88,14 +88,14 @@ func (d *dialer) dialProxy(ctx context.Context, addr string) (net.Conn, error) {
 func (d *dialer) tunnel(ctx context.Context, conn net.Conn, addr string) (net.Conn, error) {
 	if d.proxy.Scheme == "https" {
 		secured := tls.Client(conn, &tls.Config{ServerName: d.proxy.Hostname(), RootCAs: d.roots, MinVersion: tls.VersionTLS12})
-		err := within(ctx, conn, d.timeout, func() error { return secured.HandshakeContext(ctx) })
+		err := d.within(ctx, conn, func() error { return secured.HandshakeContext(ctx) })
 		if err != nil {
 			return nil, classify(ctx, err, "proxy "+d.proxy.Host)
 		}
 		conn = secured
 	}
 	var tunnel net.Conn
-	err := within(ctx, conn, d.timeout, func() (err error) {
+	err := d.within(ctx, conn, func() (err error) {
 		if strings.HasPrefix(d.proxy.Scheme, "socks5") {
 			tunnel, err = conn, d.socks(conn, addr)
 		} else {
@@ -106,12 +106,12 @@ func (d *dialer) tunnel(ctx context.Context, conn net.Conn, addr string) (net.Co
 	return tunnel, err
 }
 
-// within runs a dialog on conn that ends at the limit or with the context,
-// both by way of the connection's deadline. The context's cause wins over the
-// error which that provokes. After an error conn is good for closing only.
-func within(ctx context.Context, conn net.Conn, limit time.Duration, dialog func() error) error {
-	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
-		return err
+// within runs a dialog with the proxy that ends at the time-out or with the
+// context, both by way of the connection's deadline. The context's cause wins
+// over the error which that provokes. After an error conn is good for closing only.
+func (d *dialer) within(ctx context.Context, conn net.Conn, dialog func() error) error {
+	if err := conn.SetDeadline(time.Now().Add(d.timeout)); err != nil {
+		return Lost.New(err, "talk to proxy %s", d.proxy)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	err := dialog()
@@ -121,7 +121,10 @@ func within(ctx context.Context, conn net.Conn, limit time.Duration, dialog func
 	if err != nil {
 		return err
 	}
-	return conn.SetDeadline(time.Time{})
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return Lost.New(err, "talk to proxy %s", d.proxy)
+	}
+	return nil
 }
 
 // exceptions returns the matcher of a NO_PROXY list. httpproxy excepts

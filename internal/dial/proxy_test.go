@@ -27,6 +27,7 @@ func hostOf(t testing.TB, text string) string {
 }
 
 func TestDestinationsAreReachedThroughRealProxies(t *testing.T) {
+	t.Parallel()
 	d := newDestination(t, nil, nil)
 	open := proxytest.Squid(t)
 	basic := proxytest.Squid(t, proxytest.Basic(map[string]string{user: password}))
@@ -60,6 +61,7 @@ func TestDestinationsAreReachedThroughRealProxies(t *testing.T) {
 }
 
 func TestDanteServes(t *testing.T) {
+	t.Parallel()
 	d := newDestination(t, nil, nil)
 	proxy := proxytest.Dante(t)
 	if _, err := get(t, Settings{Proxy: Proxy{URL: proxy}, CA: d.ca.pem}, d.url); err != nil {
@@ -70,6 +72,7 @@ func TestDanteServes(t *testing.T) {
 }
 
 func TestSquidIsSpokenToOverTLS(t *testing.T) {
+	t.Parallel()
 	d := newDestination(t, nil, nil)
 	cert := d.ca.leaf(t, nil)
 	addr := proxytest.FreeAddr(t)
@@ -84,6 +87,7 @@ func TestSquidIsSpokenToOverTLS(t *testing.T) {
 }
 
 func TestWhatGoesWrongAtAProxyIsNamed(t *testing.T) {
+	t.Parallel()
 	d := newDestination(t, nil, nil)
 	basic := proxytest.Squid(t, proxytest.Basic(map[string]string{user: password}))
 	denying := proxytest.Squid(t, proxytest.DenyAll())
@@ -120,6 +124,7 @@ func TestWhatGoesWrongAtAProxyIsNamed(t *testing.T) {
 }
 
 func TestSchemesWithoutAPlainPasswordAreNamed(t *testing.T) {
+	t.Parallel()
 	d := newDestination(t, nil, nil)
 	for _, scheme := range []string{"NTLM", "Negotiate", "Digest"} {
 		t.Run(scheme, func(t *testing.T) {
@@ -141,6 +146,7 @@ func TestSchemesWithoutAPlainPasswordAreNamed(t *testing.T) {
 // TestPasswordsSurviveOnRealSquid has what tends to break: delimiters of URLs
 // and of Basic, quotes, shells, spaces, and bytes beyond ASCII.
 func TestPasswordsSurviveOnRealSquid(t *testing.T) {
+	t.Parallel()
 	users := map[string]string{
 		"colon":        "a:b::c:",
 		"at":           "user@example.com/path?query#fragment",
@@ -172,6 +178,7 @@ func TestPasswordsSurviveOnRealSquid(t *testing.T) {
 }
 
 func TestRawTCPGoesThroughProxiesToo(t *testing.T) {
+	t.Parallel()
 	greeter, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -32,7 +32,8 @@ func Squid(t testing.TB, options ...Option) string {
 	return "http://" + start(t, func(port int) *exec.Cmd {
 		path := filepath.Join(dir, "squid.conf")
 		write(t, path, fmt.Sprintf("http_port 127.0.0.1:%d\n%s", port, conf))
-		return exec.Command(squid, "-N", "-d", "1", "-f", path)
+		// The service's name keeps the shared memory of several Squids apart.
+		return exec.Command(squid, "-N", "-d", "1", "-n", fmt.Sprintf("skylift%d", port), "-f", path)
 	})
 }
 
