@@ -3,6 +3,7 @@ package dial
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -124,7 +125,6 @@ func TestAnswersToCONNECTAreTyped(t *testing.T) {
 		"control characters":   {"HTTP/1.1 403 \x1b[2J\r\n\r\n", ProxyRefused, []string{`\x1b`}},
 		"not HTTP":             {"SSH-2.0-OpenSSH\r\n", ProxyProtocol, nil},
 		"nothing":              {"", ProxyProtocol, []string{"EOF"}},
-		"an endless header":    {"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2*maxAnswer), ProxyProtocol, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := dialerTo(t, httpProxy("u", "hidden-word"), answering(c.answer))
@@ -132,6 +132,20 @@ func TestAnswersToCONNECTAreTyped(t *testing.T) {
 			wantProblem(t, err, c.want, append(c.words, "proxy.test:3128", wanted)...)
 			wantNoSecret(t, err, Proxy{User: "u", Password: secret.New("hidden-word")})
 		})
+	}
+}
+
+func TestAnEndlessAnswerToCONNECTIsCutShort(t *testing.T) {
+	sent := make(chan int)
+	d := dialerTo(t, httpProxy("", ""), func(conn net.Conn) {
+		answering("HTTP/1.1 200 OK\r\nX: ")(conn)
+		n, _ := io.CopyN(conn, zeros{}, 100*maxAnswer)
+		sent <- int(n)
+	})
+	_, err := d.dial(t.Context(), "tcp", wanted)
+	wantProblem(t, err, ProxyProtocol, "EOF")
+	if n := <-sent; n > 2*maxAnswer {
+		t.Errorf("%d bytes were read", n)
 	}
 }
 
@@ -178,6 +192,33 @@ func TestASilentProxyIsGivenUp(t *testing.T) {
 	}
 }
 
+func TestATunnelOutlivesTheConnectTimeout(t *testing.T) {
+	for name, url := range map[string]string{"HTTP": "http://proxy.test:3128", "SOCKS5": "socks5://proxy.test:1080"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := dialerTo(t, Settings{Proxy: Proxy{URL: url}}, func(conn net.Conn) {
+					if name == "HTTP" {
+						answering("HTTP/1.1 200 OK\r\n\r\n")(conn)
+					} else {
+						_, _ = io.ReadFull(conn, make([]byte, 3))
+						_, _ = io.WriteString(conn, "\x05\x00")
+						_, _ = conn.Read(make([]byte, 100))
+						_, _ = io.WriteString(conn, "\x05\x00\x00\x01abcd\x01\x02")
+					}
+					time.Sleep(10 * DefaultConnectTimeout)
+					_, _ = io.WriteString(conn, "late")
+				})
+				conn, err := d.dial(t.Context(), "tcp", wanted)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				wantRead(t, conn, "late")
+			})
+		})
+	}
+}
+
 func TestDirectDialingIsTyped(t *testing.T) {
 	transport, err := NewTransport(Settings{})
 	if err != nil {
@@ -203,6 +244,7 @@ func TestChallengesAreTakenApart(t *testing.T) {
 		{[]string{"NTLM", "Negotiate"}, []string{"NTLM", "Negotiate"}},
 		{[]string{`Basic realm="a, b", charset="UTF-8", NTLM`}, []string{"Basic", "NTLM"}},
 		{[]string{`Digest realm="say \"hi\", ok", nonce = "x", Negotiate abc==`}, []string{"Digest", "Negotiate"}},
+		{[]string{`Basic realm="an open \" quote, Digest", NTLM`}, []string{"Basic", "NTLM"}},
 		{[]string{"NTLM, NTLM, ,"}, []string{"NTLM"}},
 		{[]string{`="`}, nil},
 	} {
@@ -224,6 +266,34 @@ func FuzzCONNECTAnswer(f *testing.F) {
 			t.Errorf("no problem: %v", err)
 		}
 	})
+}
+
+// TestOverReplacesWhatATransportHad has a transport as govmomi makes it.
+func TestOverReplacesWhatATransportHad(t *testing.T) {
+	fail := errors.New("the old way was taken")
+	old := func(context.Context, string, string) (net.Conn, error) { return nil, fail }
+	base := &http.Transport{
+		Proxy:           func(*http.Request) (*url.URL, error) { return nil, fail },
+		DialContext:     old,
+		DialTLSContext:  old,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+	}
+	d := newDestination(t, nil, nil)
+	transport, err := Over(base, Settings{CA: d.ca.pem})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer transport.CloseIdleConnections()
+	resp, err := transport.Client().Get(d.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if transport, err = Over(&http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Settings{}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = transport.Client().Get(d.url)
+	wantProblem(t, err, Untrusted)
 }
 
 func TestClientsFollowOnlyWhatKeepsTheMethod(t *testing.T) {

@@ -177,6 +177,22 @@ func TestCAFilesAreTakenWholeOrRefused(t *testing.T) {
 	}
 }
 
+func TestTheSystemsRootsAreKeptUnlessRefused(t *testing.T) {
+	ca := newAuthority(t, "the CA")
+	alone := x509.NewCertPool()
+	besides, err := x509.SystemCertPool()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for only, want := range map[bool]*x509.CertPool{true: alone, false: besides} {
+		want.AddCert(ca.cert)
+		got, err := rootsOf(ca.pem, only)
+		if err != nil || !got.Equal(want) {
+			t.Errorf("only the operator's CA %t: the pool is another one, %v", only, err)
+		}
+	}
+}
+
 func TestFingerprintsAreReadAsToolsPrintThem(t *testing.T) {
 	const digits = "0123456789abcdef0123456789ABCDEF0123456789abcdef0123456789ABCDEF"
 	for text, want := range map[string]string{

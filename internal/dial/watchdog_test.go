@@ -195,6 +195,29 @@ func TestBackPressureIsNoStall(t *testing.T) {
 	})
 }
 
+// TestAnUploadUnderWayIsIgnoredAfterTheResponse has a server that answers
+// before it has everything, and then reads no more.
+func TestAnUploadUnderWayIsIgnoredAfterTheResponse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		transport := piped(t, Settings{}, func(conn net.Conn) {
+			_, _ = conn.Read(make([]byte, 4096))
+			fmt.Fprint(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+			fmt.Fprint(conn, "hello") // once the client reads
+			time.Sleep(20 * limit)
+		})
+		source := &paced{io.LimitReader(zeros{}, 1<<20), time.Second}
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, page, source)
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * limit)
+		wantRead(t, resp.Body, "hello")
+		resp.Body.Close()
+		time.Sleep(20 * limit) // until the server has ended as well
+	})
+}
+
 func TestAConnectionWithoutARequestIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		connections := 0
