@@ -33,8 +33,12 @@ func (d *dialer) connect(conn net.Conn, addr string) (net.Conn, error) {
 	switch {
 	case timedOut(err):
 		return nil, ProxyDestination.New(err, "no answer from proxy %s for %s", d.proxy, addr)
-	case err != nil:
+	case err != nil && isLost(err):
 		return nil, ProxyProtocol.New(err, "ask proxy %s for %s", d.proxy, addr)
+	case err != nil:
+		// The error repeats what was read, however long.
+		cause := fmt.Errorf("its answer is not HTTP: %.100q", err.Error())
+		return nil, ProxyProtocol.New(cause, "ask proxy %s for %s", d.proxy, addr)
 	case resp.StatusCode/100 != 2:
 		return nil, d.refusal(resp, addr)
 	}
