@@ -19,6 +19,11 @@ var (
 		Title: "the certificate fingerprint is not valid",
 		Hint:  "Enter the SHA-256 fingerprint of the server's certificate: 64 hexadecimal digits, with or without colons",
 	}
+	LimitsInvalid = &problem.Kind{
+		Code:  "connection-limits-invalid",
+		Title: "the limits of connections are not valid",
+		Hint:  "Set each time-out and the number of connections to zero, which stands for the default, or more",
+	}
 )
 
 // What stands between here and the destination.

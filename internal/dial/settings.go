@@ -68,8 +68,8 @@ type Proxy struct {
 }
 
 // Validate reports everything wrong with the settings, as problems of the
-// kinds ProxyInvalid, CAInvalid and FingerprintInvalid. It never repeats a
-// secret, not even one misplaced in the proxy's URL.
+// kinds ProxyInvalid, CAInvalid, FingerprintInvalid and LimitsInvalid. It never
+// repeats a secret, not even one misplaced in the proxy's URL.
 func (s Settings) Validate() error {
 	var errs []error
 	if _, err := s.Proxy.parse(); err != nil {
@@ -84,7 +84,7 @@ func (s Settings) Validate() error {
 		}
 	}
 	if s.ConnectTimeout < 0 || s.IdleTimeout < 0 || s.MaxConnsPerHost < 0 {
-		errs = append(errs, errors.New("a time-out or the number of connections is negative"))
+		errs = append(errs, LimitsInvalid.New(nil, "a time-out or the number of connections is negative"))
 	}
 	return errors.Join(errs...)
 }

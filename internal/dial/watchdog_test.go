@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -305,64 +304,6 @@ func TestACutConnectionIsNamed(t *testing.T) {
 		})
 	}
 }
-
-// TestAStreamLivesByItsHeartbeat is the link's case: HTTP/2 over TLS, a
-// server stream for hours, and then silence on a connection that still
-// answers pings.
-func TestAStreamLivesByItsHeartbeat(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const beats = 1000
-		ca := newAuthority(t, "the CA")
-		conns := make(pipes)
-		server := &http.Server{
-			TLSConfig: &tls.Config{Certificates: []tls.Certificate{ca.leaf(t, nil)}},
-			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				for range beats {
-					fmt.Fprint(w, r.ProtoMajor)
-					_ = http.NewResponseController(w).Flush()
-					time.Sleep(20 * time.Second)
-				}
-				<-r.Context().Done()
-			}),
-		}
-		served := make(chan error)
-		go func() { served <- server.ServeTLS(conns, "", "") }()
-
-		transport := piped(t, Settings{CA: ca.pem, HTTP2: true}, func(net.Conn) {})
-		transport.dialer.tcp = func(context.Context, string, string) (net.Conn, error) {
-			near, far := net.Pipe()
-			conns <- far
-			return near, nil
-		}
-		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+ca.leaf(t, nil).Leaf.DNSNames[0], nil)
-		resp, err := transport.RoundTrip(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		start := time.Now()
-		got, err := io.ReadAll(resp.Body)
-		wantProblem(t, err, Stalled)
-		if want := (beats-1)*20*time.Second + limit; string(got) != strings.Repeat("2", beats) || time.Since(start) != want {
-			t.Errorf("%d beats in %s, not %d in %s", len(got), time.Since(start), beats, want)
-		}
-		transport.CloseIdleConnections()
-		_ = server.Close()
-		<-served
-	})
-}
-
-// pipes is a listener.
-type pipes chan net.Conn
-
-func (p pipes) Accept() (net.Conn, error) {
-	if conn, open := <-p; open {
-		return conn, nil
-	}
-	return nil, net.ErrClosed
-}
-func (p pipes) Close() error   { close(p); return nil }
-func (p pipes) Addr() net.Addr { return new(net.TCPAddr) }
 
 func TestReadsCostNoMemory(t *testing.T) {
 	w := newWatchdog(limit, func() {})
