@@ -20,7 +20,7 @@ const mib = 1 << 20
 func TestEveryRunOfAChangingDiskArrives(t *testing.T) {
 	for _, stream := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stream=%v", stream), func(t *testing.T) {
-			g := newGuest(t, 37*mib+4096, 1)
+			g := newGuest(t, 17*mib+4096, 1)
 			g.stream = stream
 			store, mover := newStore(), newMover(t, Config{Parallel: 3})
 			for run := range 8 {
@@ -28,7 +28,7 @@ func TestEveryRunOfAChangingDiskArrives(t *testing.T) {
 					g.write()
 				}
 				if run == 5 {
-					g.grow(9*mib + 512)
+					g.grow(5*mib + 512)
 				}
 				d := g.freeze()
 				changed, data := g.differing(d)
@@ -60,11 +60,12 @@ func TestEveryRunOfAChangingDiskArrives(t *testing.T) {
 }
 
 func TestAnIncrementalRunReadsOnlyWhatChangedAndTheSample(t *testing.T) {
-	g := newGuest(t, 200*mib, 2)
-	g.writeAt(0, 200*mib, 1)
+	g := newGuest(t, 70*mib, 2)
+	g.raw = true
+	g.writeAt(0, 70*mib, 1)
 	store, mover := newStore(), newMover(t, Config{})
 	runOnce(t, g, mover, store)
-	g.writeAt(50*mib, 3*staging.BlockSize, 0)
+	g.writeAt(30*mib, 3*staging.BlockSize, 0)
 	p := runOnce(t, g, mover, store)
 	if want := int64(3+sampleMinimum) * staging.BlockSize; p.Read.Load() != want {
 		t.Errorf("read %d bytes, want %d", p.Read.Load(), want)
@@ -151,14 +152,15 @@ func TestALostBaseManifestMakesTheRunFull(t *testing.T) {
 var errKilled = errors.New("killed")
 
 func TestAMoveThatIsKilledAnywhereIsContinued(t *testing.T) {
+	mover := newMover(t, Config{Parallel: 2, Memory: 2 * slabSize(staging.LargeSegmentBlocks)})
 	for _, stream := range []bool{false, true} {
-		for kill := 1; ; kill++ {
-			g := newGuest(t, 40*mib, 6)
-			g.stream = stream
-			g.writeAt(0, 30*mib, 0)
-			store, mover := newStore(), newMover(t, Config{Parallel: 2})
+		// Every call at first, then ever fewer: the later ones are alike.
+		for kill := 1; ; kill += 1 + kill/8 {
+			g := newGuest(t, 18*mib, 6)
+			g.stream, g.raw = stream, true
+			store := newStore()
 			runOnce(t, g, mover, store)
-			g.writeAt(5*mib, 30*mib, 0)
+			g.writeAt(0, 17*mib, 0)
 			d := g.freeze()
 			var calls atomic.Int64
 			ctx, cancel := context.WithCancel(t.Context())
