@@ -177,7 +177,8 @@ func (s *Server) launch(set settings, args []string, out *output) error {
 	}()
 	// The settings are far smaller than a pipe's buffer: this does not block.
 	if err := json.NewEncoder(stdin).Encode(set); err != nil {
-		return errors.Join(err, s.Close())
+		closed := s.Close()
+		return errors.Join(fmt.Errorf("send the settings: %w: %s", err, out.tail()), closed)
 	}
 	return nil
 }
