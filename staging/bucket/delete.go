@@ -11,15 +11,12 @@ import (
 	smithy "github.com/aws/smithy-go"
 )
 
-// batch is how many objects or versions one request may delete.
-const batch = 1000
-
 // Delete implements staging.Store. Objects that could not be deleted do not
 // keep the others of their batch, and are all told of. Whether the bucket
 // keeps versions is learned from its answers: there a deletion makes a marker,
 // and then every version goes, and the marker too.
 func (s *Store) Delete(ctx context.Context, keys []string) error {
-	for some := range slices.Chunk(keys, batch) {
+	for some := range slices.Chunk(keys, s.page) {
 		full := make([]string, len(some))
 		ids := make([]types.ObjectIdentifier, len(some))
 		for i, key := range some {
@@ -39,7 +36,7 @@ func (s *Store) Delete(ctx context.Context, keys []string) error {
 	return nil
 }
 
-// deleteBatch deletes at most batch objects or versions, and reports whether
+// deleteBatch deletes at most a page of objects or versions, and reports whether
 // the bucket has put delete markers in the place of objects.
 func (s *Store) deleteBatch(ctx context.Context, ids []types.ObjectIdentifier) (marked bool, err error) {
 	op := s.operation("delete", relative(s, ids))
@@ -117,29 +114,26 @@ func asError(e types.Error) error {
 	return &smithy.GenericAPIError{Code: aws.ToString(e.Code), Message: aws.ToString(e.Message)}
 }
 
-// deleteVersions deletes every version and delete marker of the keys.
+// deleteVersions deletes every version and delete marker of the keys. They are
+// all found before the first goes: a server may lose its place in a listing
+// when the version that marks it is deleted.
 func (s *Store) deleteVersions(ctx context.Context, keys []string) error {
 	slices.Sort(keys)
-	var found []types.ObjectIdentifier
-	err := s.versions(ctx, keys, func(id types.ObjectIdentifier) error {
-		found = append(found, id)
-		if len(found) < batch {
-			return nil
-		}
-		_, err := s.deleteBatch(ctx, found)
-		found = nil
-		return err
-	})
-	if err != nil || len(found) == 0 {
+	found, err := s.versions(ctx, keys)
+	if err != nil {
 		return err
 	}
-	_, err = s.deleteBatch(ctx, found)
-	return err
+	for some := range slices.Chunk(found, s.page) {
+		if _, err := s.deleteBatch(ctx, some); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// versions emits the versions and delete markers of the keys, which are
+// versions returns the versions and delete markers of the keys, which are
 // sorted. It lists what the keys' names have in common, up to the last of them.
-func (s *Store) versions(ctx context.Context, keys []string, emit func(types.ObjectIdentifier) error) error {
+func (s *Store) versions(ctx context.Context, keys []string) (found []types.ObjectIdentifier, err error) {
 	first, last := keys[0], keys[len(keys)-1]
 	prefix := first[:common(first, last)]
 	var keyMarker, versionMarker *string
@@ -148,37 +142,33 @@ func (s *Store) versions(ctx context.Context, keys []string, emit func(types.Obj
 		var page *s3.ListObjectVersionsOutput
 		err := op.do(ctx, func() (err error) {
 			page, err = s.client.ListObjectVersions(ctx, &s3.ListObjectVersionsInput{
-				Bucket: &s.bucket, Prefix: &prefix, KeyMarker: keyMarker, VersionIdMarker: versionMarker,
+				Bucket: &s.bucket, Prefix: &prefix, MaxKeys: aws.Int32(int32(s.page)),
+				KeyMarker: keyMarker, VersionIdMarker: versionMarker,
 			})
 			return err
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		past := false // a key after the last was listed
-		visit := func(key, version *string) error {
+		visit := func(key, version *string) {
 			past = past || aws.ToString(key) > last
-			if _, wanted := slices.BinarySearch(keys, aws.ToString(key)); !wanted {
-				return nil
+			if _, wanted := slices.BinarySearch(keys, aws.ToString(key)); wanted {
+				found = append(found, types.ObjectIdentifier{Key: key, VersionId: version})
 			}
-			return emit(types.ObjectIdentifier{Key: key, VersionId: version})
 		}
 		for _, v := range page.Versions {
-			if err := visit(v.Key, v.VersionId); err != nil {
-				return err
-			}
+			visit(v.Key, v.VersionId)
 		}
 		for _, m := range page.DeleteMarkers {
-			if err := visit(m.Key, m.VersionId); err != nil {
-				return err
-			}
+			visit(m.Key, m.VersionId)
 		}
 		if past || !aws.ToBool(page.IsTruncated) {
-			return nil
+			return found, nil
 		}
 		nextKey, nextVersion := aws.ToString(page.NextKeyMarker), aws.ToString(page.NextVersionIdMarker)
 		if nextKey < aws.ToString(keyMarker) || nextKey == aws.ToString(keyMarker) && nextVersion == aws.ToString(versionMarker) {
-			return KindUnfit.New(nil, "%s: its pages do not get on after %q", op, aws.ToString(keyMarker))
+			return nil, KindUnfit.New(nil, "%s: its pages do not get on after %q", op, aws.ToString(keyMarker))
 		}
 		keyMarker, versionMarker = page.NextKeyMarker, page.NextVersionIdMarker
 	}

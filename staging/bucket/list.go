@@ -24,7 +24,8 @@ func (s *Store) List(ctx context.Context, prefix string, emit func(staging.Objec
 		var page *s3.ListObjectsV2Output
 		err := op.do(ctx, func() (err error) {
 			page, err = s.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
-				Bucket: &s.bucket, Prefix: aws.String(s.prefix + prefix), ContinuationToken: token,
+				Bucket: &s.bucket, Prefix: aws.String(s.prefix + prefix),
+				MaxKeys: aws.Int32(int32(s.page)), ContinuationToken: token,
 			})
 			return err
 		})

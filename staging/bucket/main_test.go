@@ -48,6 +48,7 @@ func store(t testing.TB, cfg aws.Config, edits ...func(*Config)) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.page = 25 // so that a few objects make pages and batches
 	if client, ok := cfg.HTTPClient.(*http.Client); ok {
 		t.Cleanup(client.CloseIdleConnections)
 	}

@@ -133,7 +133,7 @@ func asNotFound(err error) error {
 }
 
 // expectedRegion is how S3 words a signature for another Region.
-var expectedRegion = regexp.MustCompile(`expecting '([a-z0-9-]+)'`)
+var expectedRegion = regexp.MustCompile(`expecting ['"]([a-z0-9-]+)['"]`)
 
 // detail tells what an answer gives away beyond its code: the right Region.
 func detail(kind *problem.Kind, err error) string {

@@ -48,7 +48,11 @@ type Store struct {
 	caps        Capabilities
 	retry       Retry
 	log         logrus.FieldLogger
+	page        int // objects that one request lists or deletes
 }
+
+// pageSize is the most that S3 lists or deletes at once.
+const pageSize = 1000
 
 var _ staging.Store = (*Store)(nil)
 
@@ -71,6 +75,7 @@ func New(cfg Config) (*Store, error) {
 		caps:        cfg.Capabilities,
 		retry:       cfg.Retry.orDefaults(),
 		log:         cfg.Log,
+		page:        pageSize,
 	}
 	if s.prefix != "" {
 		s.prefix += "/"

@@ -37,7 +37,7 @@ func TestDeleteRemovesTheVersionsOfItsKeysAndNoOthers(t *testing.T) {
 	srv := server(t)
 	setVersioning(t, srv, types.BucketVersioningStatusEnabled)
 	s := store(t, srv.AWS())
-	for _, key := range []string{"dir/a", "dir/a", "dir/a/b", "dir/aa", "dir/b", "dir/b"} {
+	for _, key := range []string{"dir/a", "dir/a", "dir/a-b", "dir/aa", "dir/b", "dir/b"} {
 		if err := s.Put(t.Context(), key, []byte(key)); err != nil {
 			t.Fatal(err)
 		}
