@@ -133,11 +133,20 @@ func (p *probe) listed(ctx context.Context, size int64, lack string) error {
 
 func (p *probe) ranges(ctx context.Context) error {
 	const from, to = probeSize / 3, probeSize / 2
-	return errors.Join(
-		p.reads(ctx, "a", from, to-from, p.first[from:to], "a range of an object is wrong"),
-		p.reads(ctx, "a", from, 2*probeSize, p.first[from:], "a range past an object's end is not cut there"),
-		p.reads(ctx, "a", probeSize, 1, nil, "a range after an object's end is not empty"),
-	)
+	for _, r := range []struct {
+		off, n int64
+		want   []byte
+		lack   string
+	}{
+		{from, to - from, p.first[from:to], "a range of an object is wrong"},
+		{from, 2 * probeSize, p.first[from:], "a range past an object's end is not cut there"},
+		{probeSize, 1, nil, "a range after an object's end is not empty"},
+	} {
+		if err := p.reads(ctx, "a", r.off, r.n, r.want, r.lack); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *probe) overwrites(ctx context.Context) error {

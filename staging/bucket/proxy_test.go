@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	simulator "skylift/internal/simulator/s3"
 )
@@ -132,7 +133,7 @@ func relayPart(w http.ResponseWriter, resp *http.Response, n int64) {
 
 // answer is an S3 error.
 func answer(w http.ResponseWriter, status int, code, message string) {
-	w.Header().Set("X-Fault", code)
+	w.Header().Set("X-Fault", "answer")
 	w.Header().Set("Content-Type", "application/xml")
 	w.WriteHeader(status)
 	fmt.Fprintf(w, "<Error><Code>%s</Code><Message>%s</Message></Error>", code, message)
@@ -180,8 +181,26 @@ func damaged(w http.ResponseWriter, r *http.Request, pass func() *http.Response)
 	relay(w, pass())
 }
 
-// unconditional forgets If-None-Match, as servers do that don't know it. The
-// header is signed, so the server is asked to do without through pre-reading.
+// plainPut stores the body by a request of its own, without the client's
+// conditions and checksum, as a server does that knows neither.
+func (p *proxy) plainPut(w http.ResponseWriter, r *http.Request, _ func() *http.Response) {
+	body, _ := io.ReadAll(r.Body)
+	p.replace(r, body)
+	w.Header().Set("X-Fault", "plain")
+	w.WriteHeader(http.StatusOK)
+}
+
+// replace puts another object in the place of a request's.
+func (p *proxy) replace(r *http.Request, body []byte) {
+	client := s3.NewFromConfig(p.server.AWS(), func(o *s3.Options) { o.UsePathStyle = true })
+	key := strings.TrimPrefix(r.URL.Path, "/"+bucketName+"/")
+	_, err := client.PutObject(r.Context(), &s3.PutObjectInput{Bucket: aws.String(bucketName), Key: &key, Body: bytes.NewReader(body)})
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// header changes a header of the answer, or removes it when value is empty.
 func header(name, value string) fault {
 	return func(w http.ResponseWriter, r *http.Request, pass func() *http.Response) {
 		resp := pass()
@@ -214,6 +233,3 @@ func (i *issuer) Retrieve(context.Context) (aws.Credentials, error) {
 	}
 	return i.give(i.asked), nil
 }
-
-// isPath tells a request for a key by its end.
-func isPath(r *http.Request, end string) bool { return strings.HasSuffix(r.URL.Path, end) }
