@@ -122,6 +122,12 @@ func TestAnAnswerThatIsNotTheRangeIsRefused(t *testing.T) {
 			_, _ = w.Write(random(100_000))
 		}},
 		{"another range", header("Content-Range", "bytes 0-199/100000")},
+		{"a range that begins before", func(w http.ResponseWriter, r *http.Request, _ func() *http.Response) {
+			w.Header().Set("X-Fault", "range")
+			w.Header().Set("Content-Range", "bytes 0-299/100000")
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write(random(300))
+		}},
 		{"less than there is", func(w http.ResponseWriter, r *http.Request, pass func() *http.Response) {
 			resp := pass()
 			resp.Header.Set("Content-Range", "bytes 100-249/100000")
@@ -152,6 +158,15 @@ func TestAnAnswerThatIsNotTheRangeIsRefused(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+func TestAStreamThatEndsQuietlyBeforeItsLengthIsBroken(t *testing.T) {
+	s := bare(t, Retry{Attempts: 1})
+	r := &reader{ctx: t.Context(), store: s, op: s.operation("get", "a"), left: 10, etag: "x", body: io.NopCloser(bytes.NewReader(make([]byte, 4)))}
+	got, err := io.ReadAll(r)
+	if len(got) != 4 || problem.Of(err) != KindUnreachable || !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
 }
 
 func TestACanceledReadEndsAStalledStream(t *testing.T) {

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/sirupsen/logrus"
 
@@ -65,8 +64,6 @@ func New(cfg Config) (*Store, error) {
 		return nil, errors.New("staging bucket: no credentials are configured")
 	case strings.HasPrefix(cfg.Prefix, "/"):
 		return nil, fmt.Errorf("staging bucket: the prefix %q begins with a slash", cfg.Prefix)
-	case strings.HasPrefix(strings.ToLower(aws.ToString(cfg.AWS.BaseEndpoint)), "http:"):
-		return nil, KindPlain.New(nil, "use %s", aws.ToString(cfg.AWS.BaseEndpoint))
 	}
 	s := &Store{
 		credentials: newRenewable(cfg.AWS.Credentials),
@@ -96,6 +93,11 @@ func New(cfg Config) (*Store, error) {
 		// A wrong clock breaks more than S3: it is reported, not papered over.
 		o.DisableClockSkewCorrection = true
 	})
+	// The SDK finds endpoints in the environment and in its own files too.
+	endpoint := aws.ToString(s.client.Options().BaseEndpoint)
+	if strings.HasPrefix(strings.ToLower(endpoint), "http:") {
+		return nil, KindPlain.New(nil, "use %s", endpoint)
+	}
 	return s, nil
 }
 
@@ -191,9 +193,9 @@ func (s *Store) put(ctx context.Context, key string, p []byte, sum string, creat
 	if create {
 		in.IfNoneMatch = aws.String("*")
 	}
-	// TLS and the CRC-32C protect the payload: without this the SDK would
-	// also compute its SHA-256, which costs more than the encryption.
-	return s.client.PutObject(ctx, in, s3.WithAPIOptions(v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware))
+	// With a checksum given and over TLS, the SDK signs the headers alone and
+	// sends the body as it is: no second hash, no chunks, no trailer.
+	return s.client.PutObject(ctx, in)
 }
 
 // head is one attempt to see whether there is an object.

@@ -3,6 +3,7 @@ package bucket
 import (
 	"errors"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -127,6 +128,9 @@ func TestARealServersRefusalsAreTypedAndNotTriedAgain(t *testing.T) {
 			if problem.Of(err) != tt.kind || strings.Contains(err.Error(), "attempt") {
 				t.Errorf("got %v", err)
 			}
+			if _, err := read(t, s, "a", 0, -1); problem.Of(err) != tt.kind {
+				t.Errorf("Get: %v", err)
+			}
 			if tt.kind == KindRegion && !strings.Contains(err.Error(), "lies in us-east-1") {
 				t.Errorf("the right Region is not named: %v", err)
 			}
@@ -151,5 +155,26 @@ func TestProbeFindsWhatARealServerCanDo(t *testing.T) {
 	}
 	if n := versionsLeft(t, srv); n != 0 {
 		t.Errorf("the probe left %d versions behind", n)
+	}
+}
+
+func TestAPutDoesNotCopyItsBytes(t *testing.T) {
+	const puts, size = 4, 8 << 20
+	s := store(t, server(t).AWS())
+	p := random(size)
+	if err := s.Put(t.Context(), "a", p); err != nil { // makes the connection
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range puts {
+		if err := s.Put(t.Context(), "a", p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	// The race detector has pools forget, hence the generous limit.
+	if each := (after.TotalAlloc - before.TotalAlloc) / puts; each > size/2 {
+		t.Errorf("a Put of %d bytes allocates %d", size, each)
 	}
 }
