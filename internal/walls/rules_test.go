@@ -27,7 +27,7 @@ var layout = []string{
 	"controlplane/catalog", "controlplane/replication", "controlplane/image", "controlplane/application",
 	"controlplane/notify", "controlplane/audit", "controlplane/store", "controlplane/web",
 	"internal/secret", "internal/problem", "internal/dial", "internal/webkit", "internal/simulator",
-	"internal/need", "internal/proxytest", "internal/walls",
+	"internal/need", "internal/proxytest", "internal/problemdoc", "internal/walls",
 }
 
 // Foreign packages that only some of ours may know.
