@@ -1,0 +1,180 @@
+package api
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"skylift/controlplane/api/sms"
+	"skylift/controlplane/catalog"
+	"skylift/controlplane/replication"
+)
+
+// Replication is what the API needs of jobs and runs. Its problems are the
+// kinds of package replication.
+type Replication interface {
+	Create(ctx context.Context, job replication.NewJob) (replication.Job, error)
+	// Jobs lists the jobs, or the one with the ID; JobNotFound then.
+	Jobs(ctx context.Context, id string, p catalog.Page) (list []replication.Job, next string, err error)
+	Update(ctx context.Context, id string, c replication.JobChange) error
+	Delete(ctx context.Context, id string) error
+	StartOnDemand(ctx context.Context, id, description string) (replication.Run, error)
+	Runs(ctx context.Context, job string, p catalog.Page) (j replication.Job, list []replication.Run, next string, err error)
+}
+
+func (h *Handler) createReplicationJob(ctx context.Context, in sms.CreateReplicationJobRequest) (sms.CreateReplicationJobResponse, error) {
+	var out sms.CreateReplicationJobResponse
+	n, err := h.newJob(in)
+	if err != nil {
+		return out, err
+	}
+	j, err := h.Replication.Create(ctx, n)
+	if err != nil {
+		return out, err
+	}
+	out.ReplicationJobID = j.ID
+	return out, nil
+}
+
+func (h *Handler) getReplicationJobs(ctx context.Context, in sms.GetReplicationJobsRequest) (sms.GetReplicationJobsResponse, error) {
+	var out sms.GetReplicationJobsResponse
+	if in.ReplicationJobID != "" {
+		if err := checkID("replicationJobId", in.ReplicationJobID); err != nil {
+			return out, err
+		}
+	}
+	l := h.listing(ctx, "GetReplicationJobs", in.ReplicationJobID)
+	p, err := l.page(in.Page)
+	if err != nil {
+		return out, err
+	}
+	list, next, err := h.Replication.Jobs(ctx, in.ReplicationJobID, p)
+	if err != nil {
+		return out, err
+	}
+	out.ReplicationJobList = each(list, job)
+	out.NextToken = l.token(next)
+	return out, nil
+}
+
+func (h *Handler) updateReplicationJob(ctx context.Context, in sms.UpdateReplicationJobRequest) (sms.Empty, error) {
+	c, err := jobChange(in)
+	if err != nil {
+		return nothing, err
+	}
+	return nothing, h.Replication.Update(ctx, in.ReplicationJobID, c)
+}
+
+func (h *Handler) deleteReplicationJob(ctx context.Context, in sms.DeleteReplicationJobRequest) (sms.Empty, error) {
+	if err := checkID("replicationJobId", in.ReplicationJobID); err != nil {
+		return nothing, err
+	}
+	return nothing, h.Replication.Delete(ctx, in.ReplicationJobID)
+}
+
+func (h *Handler) startOnDemandReplicationRun(ctx context.Context, in sms.StartOnDemandReplicationRunRequest) (sms.StartOnDemandReplicationRunResponse, error) {
+	var out sms.StartOnDemandReplicationRunResponse
+	if err := checkID("replicationJobId", in.ReplicationJobID); err != nil {
+		return out, err
+	}
+	if err := checkDescription(in.Description); err != nil {
+		return out, err
+	}
+	r, err := h.Replication.StartOnDemand(ctx, in.ReplicationJobID, in.Description)
+	if err != nil {
+		return out, err
+	}
+	out.ReplicationRunID = r.ID
+	return out, nil
+}
+
+func (h *Handler) getReplicationRuns(ctx context.Context, in sms.GetReplicationRunsRequest) (sms.GetReplicationRunsResponse, error) {
+	var out sms.GetReplicationRunsResponse
+	if err := checkID("replicationJobId", in.ReplicationJobID); err != nil {
+		return out, err
+	}
+	l := h.listing(ctx, "GetReplicationRuns", in.ReplicationJobID)
+	p, err := l.page(in.Page)
+	if err != nil {
+		return out, err
+	}
+	j, list, next, err := h.Replication.Runs(ctx, in.ReplicationJobID, p)
+	if err != nil {
+		return out, err
+	}
+	out.ReplicationJob = job(j)
+	out.ReplicationRunList = each(list, run)
+	out.NextToken = l.token(next)
+	return out, nil
+}
+
+func job(j replication.Job) sms.ReplicationJob {
+	return sms.ReplicationJob{
+		ReplicationJobID:            j.ID,
+		ServerID:                    j.Server,
+		ServerType:                  serverType,
+		SeedReplicationTime:         sms.At(j.Seed),
+		Frequency:                   int32(j.Frequency / time.Hour),
+		RunOnce:                     j.RunOnce,
+		NextReplicationRunStartTime: sms.At(j.NextRun),
+		LicenseType:                 j.LicenseType,
+		RoleName:                    j.RoleName,
+		LatestAmiID:                 j.LatestImage,
+		State:                       string(j.State),
+		StatusMessage:               j.Message,
+		Description:                 j.Description,
+		NumberOfRecentAmisToKeep:    int32(j.KeepImages),
+		Encrypted:                   j.Encrypted,
+		KMSKeyID:                    j.KMSKeyID,
+		Quiesce:                     j.Quiesce,
+		KeepStaging:                 j.KeepStaging,
+		SkipDisks:                   j.SkipDisks,
+	}
+}
+
+func run(r replication.Run) sms.ReplicationRun {
+	return sms.ReplicationRun{
+		ReplicationRunID:   r.ID,
+		State:              string(r.State),
+		Type:               string(r.Trigger),
+		StageDetails:       stage(r),
+		StatusMessage:      r.Message,
+		AmiID:              r.Image,
+		ScheduledStartTime: sms.At(r.Scheduled),
+		CompletedTime:      sms.At(r.Completed),
+		Description:        r.Description,
+		Encrypted:          r.Encrypted,
+		KMSKeyID:           r.KMSKeyID,
+		Consistency:        r.Consistency,
+		Disks:              each(r.Disks, runDisk),
+	}
+}
+
+// stage gives the progress only of a run that has begun.
+func stage(r replication.Run) sms.StageDetails {
+	if r.Stage == "" {
+		return sms.StageDetails{}
+	}
+	return sms.StageDetails{Stage: r.Stage, StageProgress: fmt.Sprintf("%d%%", r.Progress)}
+}
+
+func runDisk(d replication.RunDisk) sms.RunDisk {
+	return sms.RunDisk{
+		DiskID:          d.ID,
+		Name:            d.Name,
+		Kind:            d.Kind,
+		Reason:          d.Reason,
+		Transport:       d.Transport,
+		TransportReason: d.TransportWhy,
+		SizeBytes:       d.Size,
+		PlannedBytes:    d.Planned,
+		ReadBytes:       d.Read,
+		ChangedBytes:    d.Changed,
+		SentBytes:       d.Sent,
+		StoredBytes:     d.Stored,
+		ResumedBytes:    d.Resumed,
+		Digest:          hex.EncodeToString(d.Digest),
+		Image:           d.Image,
+	}
+}
