@@ -37,8 +37,10 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Handler serves the API at every path it is mounted at. A proxy in front of
-// it must pass path and Host header on unchanged: both are signed.
+// Handler serves the API at every path it is mounted at. Below the root that
+// must be the path with its last slash and without: clients differ, and none
+// follows a redirect. A proxy in front of it must pass path and Host header on
+// unchanged: both are signed.
 type Handler struct {
 	Config
 	model   *model.Model

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Fault says in which way a value differs from its shape.
@@ -131,7 +132,7 @@ func (c *checker) text(path string, s Shape, v any) {
 	if len(s.Enum) > 0 && !slices.Contains(s.Enum, text) {
 		c.add(Invalid, path, "one of %s", strings.Join(s.Enum, ", "))
 	}
-	c.size(path, s, int64(len(text)), "%s characters long")
+	c.size(path, s, int64(utf8.RuneCountInString(text)), "%s characters long")
 	if s.Pattern != "" {
 		if p, err := regexp.Compile(`\A(?:` + s.Pattern + `)\z`); err != nil || !p.MatchString(text) {
 			c.add(Invalid, path, "of the form %s", s.Pattern)

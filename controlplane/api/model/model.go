@@ -56,7 +56,7 @@ type Ref struct {
 }
 
 // Shape is the form of a value. Min and Max bound a number's value and the
-// length of a string in bytes or of a list.
+// length of a string in characters or of a list.
 type Shape struct {
 	Type      string         `json:"type"`
 	Required  []string       `json:"required"`
