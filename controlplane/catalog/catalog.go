@@ -1,4 +1,8 @@
 // Package catalog knows the connectors, their sources and the servers found there.
+//
+// Connectors report; the catalog never asks a source. What a connector reports
+// in one full listing replaces what was known of that source when the listing
+// ends, so a listing that breaks off changes nothing that was there.
 package catalog
 
 import "time"
@@ -27,6 +31,12 @@ type Connector struct {
 	LastSeen     time.Time // its last authenticated call
 	Sources      []Source
 }
+
+// Alive is how long after its last call a connector still counts as connected.
+const Alive = 2 * time.Minute
+
+// Healthy reports whether the connector was heard of lately.
+func (c Connector) Healthy(now time.Time) bool { return now.Sub(c.LastSeen) < Alive }
 
 // Source is one place that servers live in, reached through connectors.
 type Source struct {

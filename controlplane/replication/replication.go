@@ -7,7 +7,14 @@
 //
 // and leaves for failed, missed or deleted from the phases before landing. A
 // connector holds the lease in transferring and settling, a reconciler in
-// building and purging. Every change of phase is conditional on owner and epoch.
+// building, purging and failing. Every change of phase is conditional on owner
+// and epoch, and on the lease not having ended by the database's clock: work
+// under an older epoch is refused everywhere.
+//
+// A run has one snapshot for life. Its seal names every disk's manifest and
+// base; the base is the disk's last landed run, checked when the seal is
+// recorded, when the build is given out and when the run lands. Landing makes
+// the run the base of the next one, for all disks in one transaction.
 package replication
 
 import "time"
