@@ -5,13 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"skylift/controlplane/access"
 	"skylift/controlplane/api/sms"
 )
 
 // action is one that this release serves.
 type action struct {
-	changes bool // needs a role that may change something
-	do      func(ctx context.Context, request []byte) (any, error)
+	needs access.Role
+	do    func(ctx context.Context, request []byte) (any, error)
 }
 
 // served is the table of the actions.
@@ -32,11 +33,11 @@ func (h *Handler) served() map[string]action {
 }
 
 func get[In, Out any](f func(context.Context, In) (Out, error)) action {
-	return action{do: typed(f)}
+	return action{access.Viewer, typed(f)}
 }
 
-func change[In any, Out any](f func(context.Context, In) (Out, error)) action {
-	return action{changes: true, do: typed(f)}
+func change[In, Out any](f func(context.Context, In) (Out, error)) action {
+	return action{access.Operator, typed(f)}
 }
 
 // typed gives f the request that was held against the model already.

@@ -123,10 +123,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, x *exchange) ([]
 		return nil, failure{sms.OperationNotPermitted, http.StatusBadRequest,
 			"this release of Skylift does not serve " + name + "; applications, their launch and validation are not part of it"}
 	}
-	if !x.caller.Role.may(act.changes) {
+	if !x.caller.Role.Allows(act.needs) {
 		return nil, failure{sms.UnauthorizedOperation, http.StatusBadRequest,
-			fmt.Sprintf("access key %s has the role %q, which may not call %s; use a key of an operator or administrator",
-				x.caller.KeyID, x.caller.Role, name)}
+			fmt.Sprintf("access key %s has the role %q, and %s needs the role %s; use another key",
+				x.caller.KeyID, x.caller.Role, name, act.needs)}
 	}
 	doc, err := h.decode(r, operation, body)
 	if err != nil {

@@ -56,7 +56,7 @@ func TestThingsLookAsTheModelWantsThem(t *testing.T) {
 	const vcenter = `"vmServerAddress":{"vmManagerId":"vc-1","vmId":"vm-2"},"vmName":"web-2","vmManagerName":"vcenter.example","vmManagerType":"VSPHERE","vmPath":"/dc/vm/web","platform":"vsphere"`
 	const jobZero = `"replicationJobId":"sms-job-00000000","serverId":"s-00000002","serverType":"VIRTUAL_MACHINE","seedReplicationTime":1772600767,"frequency":12,"runOnce":false,` +
 		`"nextReplicationRunStartTime":1772604367,"licenseType":"BYOL","roleName":"sms","latestAmiId":"ami-1","state":"ACTIVE","statusMessage":"waiting","description":"nightly",` +
-		`"numberOfRecentAmisToKeep":3,"encrypted":true,"kmsKeyId":"alias/ebs","quiesce":"prefer","keepStaging":true,"skipDisks":["disk-b"]`
+		`"numberOfRecentAmisToKeep":3,"encrypted":true,"kmsKeyId":"alias/ebs","vmServer":{` + vcenter + `},"frequencyMinutes":720,"quiesce":"prefer","keepStaging":true,"skipDisks":["disk-b"]`
 	for name, c := range map[string]struct{ action, request, list, want string }{
 		"a connector": {"GetConnectors", `{"maxResults":1}`, "connectorList", `{"connectorId":"c-00000000","version":"1.0.0","status":"HEALTHY",
 			"capabilityList":["SNAPSHOT_BATCHING","VSPHERE"],"vmManagerName":"vcenter.example","vmManagerType":"VSPHERE","vmManagerId":"vc-1","ipAddress":"192.0.2.1",
@@ -69,7 +69,7 @@ func TestThingsLookAsTheModelWantsThem(t *testing.T) {
 			`{"serverId":"s-00000001","serverType":"VIRTUAL_MACHINE","vmServer":{"vmServerAddress":{"vmManagerId":"sub-1","vmId":"uuid-1"},"vmName":"web-1",
 			"vmManagerName":"subscription","vmPath":"/dc/vm/web","platform":"azure"},"poweredOn":false,"guestOs":"Debian","firmware":"efi",
 			"disks":[{"diskId":"disk-a","name":"Hard disk 1","sizeBytes":1099511627776},{"diskId":"disk-b","name":"Hard disk 2","sizeBytes":5,"skipReason":"a physical RDM"}]}`},
-		"a job": {"GetReplicationJobs", `{"replicationJobId":"sms-job-00000000"}`, "replicationJobList", `{` + jobZero + `}`},
+		"a job": {"GetReplicationJobs", `{"maxResults":1}`, "replicationJobList", `{` + jobZero + `}`},
 		"a run": {"GetReplicationRuns", `{"replicationJobId":"sms-job-00000000","maxResults":1}`, "replicationRunList", `{"replicationRunId":"sms-run-00000000","state":"ACTIVE",
 			"type":"AUTOMATIC","stageDetails":{"stage":"Uploading","stageProgress":"45%"},"statusMessage":"disk 1 of 2","amiId":"ami-1","scheduledStartTime":1772600767.123,
 			"completedTime":1772604367,"encrypted":true,"consistency":"crash","disks":[{"diskId":"disk-a","name":"Hard disk 1","kind":"comparing","reason":"tracking was reset",
@@ -130,12 +130,49 @@ func TestOnlyWhatIsGivenOfAJobIsChanged(t *testing.T) {
 		t.Errorf("got %+v", b.change)
 	}
 	into[sms.Empty](b, "UpdateReplicationJob", `{"replicationJobId":"sms-job-00000000","frequency":1,"nextReplicationRunStartTime":1772600767,"licenseType":"BYOL","roleName":"r",
-		"description":"","numberOfRecentAmisToKeep":0,"encrypted":false,"kmsKeyId":"","quiesce":"never","keepStaging":false}`)
+		"description":"","numberOfRecentAmisToKeep":0,"encrypted":false,"kmsKeyId":"","quiesce":"never","keepStaging":false,"skipDisks":[]}`)
 	next := b.change.NextRun
 	want := replication.JobChange{Frequency: new(time.Hour), NextRun: next, LicenseType: new("BYOL"), RoleName: new("r"), Description: new(""), KeepImages: new(0),
-		Encrypted: new(false), KMSKeyID: new(""), Quiesce: new("never"), KeepStaging: new(false)}
+		Encrypted: new(false), KMSKeyID: new(""), Quiesce: new("never"), KeepStaging: new(false), SkipDisks: &[]string{}}
 	if !reflect.DeepEqual(b.change, want) || !next.Equal(start) {
 		t.Errorf("got %s", mustJSON(t, b.change))
+	}
+}
+
+func TestMinutesAreAFrequencyToo(t *testing.T) {
+	b := newBench(t)
+	into[sms.CreateReplicationJobResponse](b, "CreateReplicationJob", `{"serverId":"s-00000000","seedReplicationTime":1,"frequencyMinutes":5}`)
+	into[sms.Empty](b, "UpdateReplicationJob", `{"replicationJobId":"sms-job-00000000","frequencyMinutes":90}`)
+	if b.created.Frequency != 5*time.Minute || *b.change.Frequency != 90*time.Minute {
+		t.Errorf("got %s and %s", b.created.Frequency, *b.change.Frequency)
+	}
+	b.jobs[0].Frequency = 90 * time.Minute
+	b.jobs[1].Frequency, b.jobs[1].RunOnce = 0, true
+	list := into[sms.GetReplicationJobsResponse](b, "GetReplicationJobs", `{}`).ReplicationJobList
+	if list[0].Frequency != 0 || list[0].FrequencyMinutes != 90 || list[1].Frequency != 0 || list[1].FrequencyMinutes != 0 {
+		t.Errorf("got %+v", list)
+	}
+}
+
+func TestASingleJobComesWithItsLatestRuns(t *testing.T) {
+	b := newBench(t)
+	one := into[sms.GetReplicationJobsResponse](b, "GetReplicationJobs", `{"replicationJobId":"sms-job-00000000"}`).ReplicationJobList
+	want := mustJSON(t, each(b.runs, run))
+	if len(one) != 1 || string(mustJSON(t, one[0].ReplicationRunList)) != string(want) {
+		t.Errorf("got %+v", one)
+	}
+	for _, j := range into[sms.GetReplicationJobsResponse](b, "GetReplicationJobs", `{}`).ReplicationJobList {
+		if len(j.ReplicationRunList) > 0 {
+			t.Errorf("job %s of a listing comes with runs", j.ReplicationJobID)
+		}
+	}
+}
+
+func TestAJobWhoseServerLeftTheCatalogIsShown(t *testing.T) {
+	b := newBench(t)
+	b.servers = nil
+	if list := into[sms.GetReplicationJobsResponse](b, "GetReplicationJobs", `{}`).ReplicationJobList; len(list) != 2 || list[0].VMServer != (sms.VMServer{}) {
+		t.Errorf("got %+v", list)
 	}
 }
 
@@ -149,6 +186,11 @@ func TestAWrongParameterIsNamed(t *testing.T) {
 		"two missing members":        {"CreateReplicationJob", `{"frequency":1}`, sms.MissingRequiredParameter, "seedReplicationTime, serverId"},
 		"neither rhythm":             {"CreateReplicationJob", job(`"runOnce":false`), sms.MissingRequiredParameter, "frequency"},
 		"both rhythms":               {"CreateReplicationJob", job(`"runOnce":true,"frequency":1`), sms.InvalidParameter, "exclude"},
+		"no minutes":                 {"CreateReplicationJob", job(`"frequencyMinutes":4`), sms.InvalidParameter, "frequencyMinutes must be 5 to 1440"},
+		"more minutes than a day":    {"UpdateReplicationJob", update(`"frequencyMinutes":1441`), sms.InvalidParameter, "5 to 1440"},
+		"hours and minutes":          {"UpdateReplicationJob", update(`"frequencyMinutes":60,"frequency":1`), sms.InvalidParameter, "exclude"},
+		"minutes and one run":        {"CreateReplicationJob", job(`"runOnce":true,"frequencyMinutes":60`), sms.InvalidParameter, "exclude"},
+		"a disk to skip twice":       {"UpdateReplicationJob", update(`"skipDisks":["a","a"]`), sms.InvalidParameter, `skipDisks\[1\]`},
 		"no hours":                   {"CreateReplicationJob", job(`"frequency":0`), sms.InvalidParameter, "frequency must be 1 to 24"},
 		"too many hours":             {"UpdateReplicationJob", update(`"frequency":25`), sms.InvalidParameter, "frequency must be 1 to 24"},
 		"a seed beyond 30 days":      {"CreateReplicationJob", `{"serverId":"s-00000000","seedReplicationTime":1775192768,"frequency":1}`, sms.InvalidParameter, "30 days"},
@@ -210,12 +252,12 @@ func TestProblemsBecomeErrorsOfTheModel(t *testing.T) {
 	b := newBench(t)
 	for action, body := range requests {
 		for kind := range outcomes {
-			b.err = fmt.Errorf("internal wrap: %w", kind.New(errors.New("sql: no rows"), "look at the thing"))
+			b.err = fmt.Errorf("internal wrap: %w", kind.New(errors.New("it is blue"), "look at the thing"))
 			got := b.call(action, body)
 			if code := want[action][kind]; code != "" && got.failure.Type != code {
 				t.Errorf("%s of %s is %s, want %s", kind.Code, action, got.failure.Type, code)
 			}
-			if want := "look at the thing: " + kind.Title + ". " + kind.Hint + " [" + kind.Code + "]"; got.failure.Message != want || got.status != 400 {
+			if want := "look at the thing: " + kind.Title + ": it is blue. " + kind.Hint + " [" + kind.Code + "]"; got.failure.Message != want || got.status != 400 {
 				t.Errorf("%s: HTTP %d %q, want %q", action, got.status, got.failure.Message, want)
 			}
 		}
@@ -258,9 +300,10 @@ func TestFailuresInsideStayInside(t *testing.T) {
 
 func TestAProblemThatCausedAnotherIsTold(t *testing.T) {
 	inner := catalog.ServerNotFound.New(errors.New("secret path"), "look up server s-1")
-	got := explain(replication.InvalidJob.New(fmt.Errorf("below: %w", inner), "create the job"))
-	want := "create the job: " + replication.InvalidJob.Title + ": look up server s-1: " + catalog.ServerNotFound.Title + ". " +
-		replication.InvalidJob.Hint + " [" + replication.InvalidJob.Code + "]"
+	broken := &problem.Kind{Code: "store-broken", Title: "the database is damaged", Hint: "Restore it."}
+	got := explain(broken.New(fmt.Errorf("below: %w", inner), "create the job"))
+	want := "create the job: " + broken.Title + ": look up server s-1: " + catalog.ServerNotFound.Title + ". " +
+		broken.Hint + " [" + broken.Code + "]"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

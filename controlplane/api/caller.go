@@ -2,46 +2,21 @@ package api
 
 import (
 	"context"
-	"errors"
 
-	"skylift/internal/secret"
+	"skylift/controlplane/access"
 )
 
-// Role is what a key's owner may do. A role that is none of these may do nothing.
-type Role string
-
-// The roles.
-const (
-	Viewer   Role = "viewer"
-	Operator Role = "operator"
-	Admin    Role = "admin"
-)
-
-// may reports whether the role may read or, with changes, also change.
-func (r Role) may(changes bool) bool {
-	return r == Operator || r == Admin || r == Viewer && !changes
-}
-
-// Key is an access key.
-type Key struct {
-	ID     string
-	Secret secret.Text
-	Role   Role
-}
-
-// Keys finds access keys.
+// Keys finds access keys; package access has them.
 type Keys interface {
-	// Lookup returns ErrNoKey for a key that does not exist or was revoked.
-	Lookup(ctx context.Context, accessKeyID string) (Key, error)
+	// Lookup returns the key with its secret; access.KeyNotFound for one that
+	// does not exist or was revoked.
+	Lookup(ctx context.Context, accessKeyID string) (access.Key, error)
 }
-
-// ErrNoKey says that there is no such access key.
-var ErrNoKey = errors.New("no such access key")
 
 // Caller is who made a request.
 type Caller struct {
 	KeyID  string
-	Role   Role
+	Role   access.Role
 	Region string // of the signature's scope: it selects the target
 }
 

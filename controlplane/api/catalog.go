@@ -20,10 +20,12 @@ type Catalog interface {
 	Clear(ctx context.Context) error
 	Status(ctx context.Context) (s catalog.Status, lastModified time.Time, err error)
 	Servers(ctx context.Context, filter []catalog.Address, p catalog.Page) (list []catalog.Server, next string, err error)
+	// Server answers catalog.ServerNotFound for one that is unknown.
+	Server(ctx context.Context, id string) (catalog.Server, error)
 }
 
 // maxAddresses bounds the filter of GetServers.
-const maxAddresses = 1000
+const maxAddresses = 200
 
 func (h *Handler) getConnectors(ctx context.Context, in sms.GetConnectorsRequest) (sms.GetConnectorsResponse, error) {
 	var out sms.GetConnectorsResponse

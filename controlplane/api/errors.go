@@ -77,10 +77,10 @@ func (h *Handler) translate(err error, x *exchange) failure {
 	}
 	told := ""
 	p := (*problem.Error)(nil)
-	if errors.As(err, &p) {
+	if x.caller != (Caller{}) && errors.As(err, &p) { // strangers are told nothing
 		told = explain(p)
 		if codes, ok := outcomes[p.Kind]; ok {
-			return h.refuse(x, codes, told)
+			return h.refuse(x, codes, problem.Describe(p)) // its causes are for users, too
 		}
 		told += " "
 	}
@@ -108,8 +108,8 @@ func (h *Handler) listed(x *exchange, otherwise string, codes ...string) string 
 	return otherwise
 }
 
-// explain tells a problem with its hint, and the problems that caused it; the
-// causes below are internals.
+// explain tells a problem of the machinery with its hint, and the problems that
+// caused it; other causes are internals.
 func explain(p *problem.Error) string {
 	line := ""
 	for q := p; q != nil; {

@@ -9,6 +9,7 @@ import (
 	"skylift/controlplane/api/sms"
 	"skylift/controlplane/catalog"
 	"skylift/controlplane/replication"
+	"skylift/internal/problem"
 )
 
 // Replication is what the API needs of jobs and runs. Its problems are the
@@ -20,8 +21,12 @@ type Replication interface {
 	Update(ctx context.Context, id string, c replication.JobChange) error
 	Delete(ctx context.Context, id string) error
 	StartOnDemand(ctx context.Context, id, description string) (replication.Run, error)
+	// Runs lists the job's runs, the latest first.
 	Runs(ctx context.Context, job string, p catalog.Page) (j replication.Job, list []replication.Run, next string, err error)
 }
+
+// recentRuns is how many runs are shown with a single job.
+const recentRuns = 10
 
 func (h *Handler) createReplicationJob(ctx context.Context, in sms.CreateReplicationJobRequest) (sms.CreateReplicationJobResponse, error) {
 	var out sms.CreateReplicationJobResponse
@@ -53,7 +58,16 @@ func (h *Handler) getReplicationJobs(ctx context.Context, in sms.GetReplicationJ
 	if err != nil {
 		return out, err
 	}
-	out.ReplicationJobList = each(list, job)
+	if out.ReplicationJobList, err = h.jobs(ctx, list); err != nil {
+		return out, err
+	}
+	if in.ReplicationJobID != "" && len(list) == 1 {
+		_, runs, _, err := h.Replication.Runs(ctx, in.ReplicationJobID, catalog.Page{Limit: recentRuns})
+		if err != nil {
+			return out, err
+		}
+		out.ReplicationJobList[0].ReplicationRunList = each(runs, run)
+	}
 	out.NextToken = l.token(next)
 	return out, nil
 }
@@ -103,9 +117,30 @@ func (h *Handler) getReplicationRuns(ctx context.Context, in sms.GetReplicationR
 	if err != nil {
 		return out, err
 	}
-	out.ReplicationJob = job(j)
+	jobs, err := h.jobs(ctx, []replication.Job{j})
+	if err != nil {
+		return out, err
+	}
+	out.ReplicationJob = jobs[0]
 	out.ReplicationRunList = each(list, run)
 	out.NextToken = l.token(next)
+	return out, nil
+}
+
+// jobs shows jobs with where their servers live; a server that has left the
+// catalog has no address.
+func (h *Handler) jobs(ctx context.Context, list []replication.Job) ([]sms.ReplicationJob, error) {
+	out := each(list, job)
+	for i, j := range list {
+		s, err := h.Catalog.Server(ctx, j.Server)
+		if problem.Has(err, catalog.ServerNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out[i].VMServer = vmServer(s)
+	}
 	return out, nil
 }
 
@@ -115,7 +150,7 @@ func job(j replication.Job) sms.ReplicationJob {
 		ServerID:                    j.Server,
 		ServerType:                  serverType,
 		SeedReplicationTime:         sms.At(j.Seed),
-		Frequency:                   int32(j.Frequency / time.Hour),
+		Frequency:                   hours(j.Frequency),
 		RunOnce:                     j.RunOnce,
 		NextReplicationRunStartTime: sms.At(j.NextRun),
 		LicenseType:                 j.LicenseType,
@@ -127,10 +162,19 @@ func job(j replication.Job) sms.ReplicationJob {
 		NumberOfRecentAmisToKeep:    int32(j.KeepImages),
 		Encrypted:                   j.Encrypted,
 		KMSKeyID:                    j.KMSKeyID,
+		FrequencyMinutes:            int32(j.Frequency / time.Minute),
 		Quiesce:                     j.Quiesce,
 		KeepStaging:                 j.KeepStaging,
 		SkipDisks:                   j.SkipDisks,
 	}
+}
+
+// hours is a frequency in whole hours; 0 for one that is not.
+func hours(frequency time.Duration) int32 {
+	if frequency%time.Hour != 0 {
+		return 0
+	}
+	return int32(frequency / time.Hour)
 }
 
 func run(r replication.Run) sms.ReplicationRun {

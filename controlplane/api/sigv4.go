@@ -5,7 +5,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -16,7 +15,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
+	"skylift/controlplane/access"
 	"skylift/controlplane/api/sms"
+	"skylift/internal/problem"
 )
 
 // maxSkew is how far a request's time may be from ours, as at AWS.
@@ -49,7 +50,7 @@ func (h *Handler) authenticate(r *http.Request, body []byte) (Caller, error) {
 		return Caller{}, err
 	}
 	key, err := h.Keys.Lookup(r.Context(), a.keyID)
-	if errors.Is(err, ErrNoKey) {
+	if problem.Has(err, access.KeyNotFound) {
 		return Caller{}, failure{sms.UnrecognizedClient, http.StatusForbidden,
 			"there is no access key " + a.keyID + " at this control plane; it needs one of Skylift's own, not one of AWS"}
 	}
@@ -108,7 +109,7 @@ func coverage(r *http.Request, a authorization) error {
 }
 
 // resign gives the signature that the request must have.
-func resign(r *http.Request, a authorization, key Key, signed time.Time, body []byte) (string, error) {
+func resign(r *http.Request, a authorization, key access.Key, signed time.Time, body []byte) (string, error) {
 	target, err := url.ParseRequestURI(r.RequestURI) // r.URL may have lost a prefix to the mux
 	if err != nil {
 		return "", incomplete("the request's path cannot be read")

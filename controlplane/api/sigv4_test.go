@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"skylift/controlplane/access"
 	"skylift/controlplane/api/sms"
 )
 
@@ -169,15 +170,15 @@ func TestAKeyStoreThatFailsIsNoVerdictOnTheKey(t *testing.T) {
 	b.handler.Keys = brokenKeys{}
 	got := b.call("GetConnectors", `{}`)
 	got.expect(t, sms.InternalFailure, "log")
-	if strings.Contains(got.body, "disk on fire") {
+	if strings.Contains(got.body, "disk on fire") || strings.Contains(got.body, "sealing") {
 		t.Errorf("the error tells internals: %s", got.body)
 	}
 }
 
 type brokenKeys struct{ Keys }
 
-func (brokenKeys) Lookup(context.Context, string) (Key, error) {
-	return Key{}, errors.New("disk on fire")
+func (brokenKeys) Lookup(context.Context, string) (access.Key, error) {
+	return access.Key{}, access.SealingKeyUnusable.New(errors.New("disk on fire"), "open the secret")
 }
 
 func TestOnlyRolesThatMayChangeChange(t *testing.T) {

@@ -12,12 +12,12 @@ import (
 	"skylift/controlplane/replication"
 )
 
-// Bounds of a job's settings, as in SMS where it documented them.
+// Bounds of a job's settings that package replication does not have.
 const (
-	maxAhead       = 30 * 24 * time.Hour // from now to the first run
-	minFrequency   = 1                   // hours
-	maxFrequency   = 24                  // hours
-	maxImages      = 270
+	minHours       = 1
+	maxHours       = int32(replication.MaxFrequency / time.Hour)
+	minMinutes     = int32(replication.MinFrequency / time.Minute)
+	maxMinutes     = int32(replication.MaxFrequency / time.Minute)
 	maxDescription = 1024 // characters
 	maxSkipDisks   = 256
 	maxDiskID      = 512 // characters
@@ -32,7 +32,7 @@ var (
 func (h *Handler) newJob(in sms.CreateReplicationJobRequest) (replication.NewJob, error) {
 	err := cmp.Or(
 		checkID("serverId", in.ServerID),
-		checkRhythm(in.Frequency, in.RunOnce),
+		checkRhythm(in.Frequency, in.FrequencyMinutes, in.RunOnce),
 		h.checkSeed(in.SeedReplicationTime.Time),
 		checkDescription(in.Description),
 		checkRole(in.RoleName),
@@ -48,7 +48,7 @@ func (h *Handler) newJob(in sms.CreateReplicationJobRequest) (replication.NewJob
 	return replication.NewJob{
 		Server:      in.ServerID,
 		Seed:        in.SeedReplicationTime.Time,
-		Frequency:   time.Duration(deref(in.Frequency)) * time.Hour,
+		Frequency:   deref(frequency(in.Frequency, in.FrequencyMinutes)),
 		RunOnce:     deref(in.RunOnce),
 		LicenseType: in.LicenseType,
 		RoleName:    in.RoleName,
@@ -66,11 +66,12 @@ func (h *Handler) newJob(in sms.CreateReplicationJobRequest) (replication.NewJob
 func jobChange(in sms.UpdateReplicationJobRequest) (replication.JobChange, error) {
 	err := cmp.Or(
 		checkID("replicationJobId", in.ReplicationJobID),
-		checkFrequency(in.Frequency),
+		checkFrequency(in.Frequency, in.FrequencyMinutes),
 		checkDescription(deref(in.Description)),
 		checkRole(deref(in.RoleName)),
 		checkImages(in.NumberOfRecentAmisToKeep),
-		checkKey(deref(in.KMSKeyID)))
+		checkKey(deref(in.KMSKeyID)),
+		checkSkipDisks(deref(in.SkipDisks)))
 	if err == nil && deref(in.KMSKeyID) != "" && in.Encrypted != nil && !*in.Encrypted {
 		err = invalid("kmsKeyId needs encrypted to be true")
 	}
@@ -78,6 +79,7 @@ func jobChange(in sms.UpdateReplicationJobRequest) (replication.JobChange, error
 		return replication.JobChange{}, err
 	}
 	c := replication.JobChange{
+		Frequency:   frequency(in.Frequency, in.FrequencyMinutes),
 		LicenseType: in.LicenseType,
 		RoleName:    in.RoleName,
 		Description: in.Description,
@@ -85,9 +87,7 @@ func jobChange(in sms.UpdateReplicationJobRequest) (replication.JobChange, error
 		KMSKeyID:    in.KMSKeyID,
 		Quiesce:     in.Quiesce,
 		KeepStaging: in.KeepStaging,
-	}
-	if in.Frequency != nil {
-		c.Frequency = new(time.Duration(*in.Frequency) * time.Hour)
+		SkipDisks:   in.SkipDisks,
 	}
 	if in.NextReplicationRunStartTime != nil {
 		c.NextRun = new(in.NextReplicationRunStartTime.Time)
@@ -99,27 +99,44 @@ func jobChange(in sms.UpdateReplicationJobRequest) (replication.JobChange, error
 }
 
 // checkRhythm wants a frequency or one run, not both.
-func checkRhythm(frequency *int32, runOnce *bool) error {
+func checkRhythm(hours, minutes *int32, runOnce *bool) error {
+	recurs := hours != nil || minutes != nil
 	switch {
-	case frequency == nil && !deref(runOnce):
+	case !recurs && !deref(runOnce):
 		return missing("the request lacks frequency, in hours; for a single run give runOnce instead")
-	case frequency != nil && deref(runOnce):
+	case recurs && deref(runOnce):
 		return invalid("frequency and runOnce exclude each other")
 	}
-	return checkFrequency(frequency)
+	return checkFrequency(hours, minutes)
 }
 
-func checkFrequency(hours *int32) error {
-	if hours != nil && (*hours < minFrequency || *hours > maxFrequency) {
-		return invalid("frequency must be %d to %d hours", minFrequency, maxFrequency)
+func checkFrequency(hours, minutes *int32) error {
+	switch {
+	case hours != nil && minutes != nil:
+		return invalid("frequency and frequencyMinutes exclude each other")
+	case hours != nil && (*hours < minHours || *hours > maxHours):
+		return invalid("frequency must be %d to %d hours; frequencyMinutes takes less than an hour", minHours, maxHours)
+	case minutes != nil && (*minutes < minMinutes || *minutes > maxMinutes):
+		return invalid("frequencyMinutes must be %d to %d", minMinutes, maxMinutes)
+	}
+	return nil
+}
+
+// frequency is what was given; nil for nothing.
+func frequency(hours, minutes *int32) *time.Duration {
+	switch {
+	case hours != nil:
+		return new(time.Duration(*hours) * time.Hour)
+	case minutes != nil:
+		return new(time.Duration(*minutes) * time.Minute)
 	}
 	return nil
 }
 
 // checkSeed takes a time in the past for "at once".
 func (h *Handler) checkSeed(seed time.Time) error {
-	if seed.After(h.Now().Add(maxAhead)) {
-		return invalid("seedReplicationTime must be at most %.0f days ahead", maxAhead.Hours()/24)
+	if seed.After(h.Now().Add(replication.MaxAhead)) {
+		return invalid("seedReplicationTime must be at most %.0f days ahead", replication.MaxAhead.Hours()/24)
 	}
 	return nil
 }
@@ -139,8 +156,8 @@ func checkRole(name string) error {
 }
 
 func checkImages(n *int32) error {
-	if n != nil && (*n < 0 || *n > maxImages) {
-		return invalid("numberOfRecentAmisToKeep must be 0, which keeps all, to %d", maxImages)
+	if n != nil && (*n < 0 || *n > replication.MaxKeep) {
+		return invalid("numberOfRecentAmisToKeep must be 0, which keeps all, to %d", replication.MaxKeep)
 	}
 	return nil
 }

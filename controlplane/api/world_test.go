@@ -3,13 +3,13 @@ package api
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"skylift/controlplane/access"
 	"skylift/controlplane/catalog"
 	"skylift/controlplane/replication"
 	"skylift/internal/secret"
@@ -116,15 +116,15 @@ func cut[T any](w *world, list []T, p catalog.Page, id func(T) string) ([]T, str
 	return list[:p.Limit], id(list[p.Limit-1])
 }
 
-func (w *world) Lookup(_ context.Context, id string) (Key, error) {
+func (w *world) Lookup(_ context.Context, id string) (access.Key, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	roles := map[string]Role{operatorKey: Operator, viewerKey: Viewer, adminKey: Admin, nobodyKey: "accountant"}
+	roles := map[string]access.Role{operatorKey: access.Operator, viewerKey: access.Viewer, adminKey: access.Admin, nobodyKey: "accountant"}
 	role, ok := roles[id]
 	if !ok {
-		return Key{}, ErrNoKey
+		return access.Key{}, access.KeyNotFound.New(nil, "look up access key %q", id)
 	}
-	return Key{ID: id, Secret: secret.New(testSecret), Role: role}, nil
+	return access.Key{ID: id, Secret: secret.New(testSecret), Role: role}, nil
 }
 
 func (w *world) Connectors(ctx context.Context, p catalog.Page) ([]catalog.Connector, string, error) {
@@ -190,13 +190,26 @@ func (w *world) Servers(ctx context.Context, filter []catalog.Address, p catalog
 	return list, next, nil
 }
 
+func (w *world) Server(ctx context.Context, id string) (catalog.Server, error) {
+	leave, err := w.enter(ctx)
+	defer leave()
+	if err != nil {
+		return catalog.Server{}, err
+	}
+	i := slices.IndexFunc(w.servers, func(s catalog.Server) bool { return s.ID == id })
+	if i < 0 {
+		return catalog.Server{}, catalog.ServerNotFound.New(nil, "find server %q", id)
+	}
+	return w.servers[i], nil
+}
+
 func (w *world) Create(ctx context.Context, n replication.NewJob) (replication.Job, error) {
 	leave, err := w.enter(ctx)
 	defer leave()
 	if err != nil {
 		return replication.Job{}, err
 	}
-	if (n.Frequency == 0) != n.RunOnce || n.Quiesce == "" || n.Seed.IsZero() {
+	if (n.Frequency == 0) != n.RunOnce || n.Frequency%time.Minute != 0 || n.Quiesce == "" || n.Seed.IsZero() {
 		w.t.Errorf("a service was asked for the job %+v", n)
 	}
 	w.created = n
@@ -206,7 +219,7 @@ func (w *world) Create(ctx context.Context, n replication.NewJob) (replication.J
 func (w *world) job(id string) (int, error) {
 	i := slices.IndexFunc(w.jobs, func(j replication.Job) bool { return j.ID == id })
 	if i < 0 {
-		return i, replication.JobNotFound.New(errors.New("sql: no rows in result set"), "look up job %s", id)
+		return i, replication.JobNotFound.New(nil, "look up job %s", id)
 	}
 	return i, nil
 }

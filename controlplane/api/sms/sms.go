@@ -69,9 +69,10 @@ type CreateReplicationJobRequest struct {
 	Encrypted                *bool  `json:"encrypted,omitempty"`
 	KMSKeyID                 string `json:"kmsKeyId,omitempty"`
 
-	Quiesce     string   `json:"quiesce,omitempty"`     // extra: never, prefer, require
-	KeepStaging *bool    `json:"keepStaging,omitempty"` // extra
-	SkipDisks   []string `json:"skipDisks,omitempty"`   // extra: disk IDs
+	FrequencyMinutes *int32   `json:"frequencyMinutes,omitempty"` // extra: 5 to 1440, instead of frequency
+	Quiesce          string   `json:"quiesce,omitempty"`          // extra: never, prefer, require
+	KeepStaging      *bool    `json:"keepStaging,omitempty"`      // extra
+	SkipDisks        []string `json:"skipDisks,omitempty"`        // extra: disk IDs
 }
 
 // CreateReplicationJobResponse names the new job.
@@ -103,8 +104,10 @@ type UpdateReplicationJobRequest struct {
 	Encrypted                   *bool   `json:"encrypted,omitempty"`
 	KMSKeyID                    *string `json:"kmsKeyId,omitempty"`
 
-	Quiesce     *string `json:"quiesce,omitempty"`     // extra
-	KeepStaging *bool   `json:"keepStaging,omitempty"` // extra
+	FrequencyMinutes *int32    `json:"frequencyMinutes,omitempty"` // extra
+	Quiesce          *string   `json:"quiesce,omitempty"`          // extra
+	KeepStaging      *bool     `json:"keepStaging,omitempty"`      // extra
+	SkipDisks        *[]string `json:"skipDisks,omitempty"`        // extra
 }
 
 // DeleteReplicationJobRequest ends a job and its runs; images stay.

@@ -65,7 +65,9 @@ type VMServerAddress struct {
 	VMID        string `json:"vmId,omitempty"`
 }
 
-// ReplicationJob is a job. Frequency is in hours; zero for one that runs once.
+// ReplicationJob is a job. Frequency is in hours; zero for one that runs once
+// and where FrequencyMinutes makes no whole hours. ReplicationRunList has the
+// latest runs, when one job was asked for.
 type ReplicationJob struct {
 	ReplicationJobID            string           `json:"replicationJobId"`
 	ServerID                    string           `json:"serverId"`
@@ -86,9 +88,10 @@ type ReplicationJob struct {
 	KMSKeyID                    string           `json:"kmsKeyId,omitempty"`
 	ReplicationRunList          []ReplicationRun `json:"replicationRunList,omitempty"`
 
-	Quiesce     string   `json:"quiesce,omitempty"`   // extra
-	KeepStaging bool     `json:"keepStaging"`         // extra
-	SkipDisks   []string `json:"skipDisks,omitempty"` // extra
+	FrequencyMinutes int32    `json:"frequencyMinutes,omitempty"` // extra
+	Quiesce          string   `json:"quiesce,omitempty"`          // extra
+	KeepStaging      bool     `json:"keepStaging"`                // extra
+	SkipDisks        []string `json:"skipDisks,omitempty"`        // extra
 }
 
 // ReplicationRun is one pass of a job.
