@@ -397,7 +397,7 @@ func FuzzRequests(f *testing.F) {
 		c, cancel := context.WithTimeout(withCaller(t.Context(), Caller{KeyID: "fuzz"}), time.Minute)
 		defer cancel()
 		_, err = act.do(c, request)
-		if f := b.handler.translate(err, &exchange{id: "id", action: action}); err != nil && f.status != 400 {
+		if f := b.handler.translate(err, &exchange{id: "id", action: action, caller: Caller{KeyID: "fuzz"}}); err != nil && f.status != 400 {
 			t.Fatalf("%s of %q: %v", action, body, err)
 		}
 	})
