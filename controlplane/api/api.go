@@ -42,7 +42,7 @@ type Config struct {
 // follows a redirect. A proxy in front of it must pass path and Host header on
 // unchanged: both are signed.
 type Handler struct {
-	Config
+	config  Config
 	model   *model.Model
 	actions map[string]action
 	pages   pager
@@ -57,7 +57,7 @@ func New(c Config) (*Handler, error) {
 	if len(c.PageKey.Reveal()) < 32 {
 		return nil, errors.New("the page key must have at least 32 bytes")
 	}
-	h := &Handler{Config: c, model: m, pages: pager{c.PageKey}}
+	h := &Handler{config: c, model: m, pages: pager{c.PageKey}}
 	h.actions = h.served()
 	return h, nil
 }
@@ -160,7 +160,7 @@ func (h *Handler) log(x *exchange, status int, took time.Duration, err error) {
 	if action == "" {
 		action = "unknown"
 	}
-	log := h.Log.WithFields(logrus.Fields{"request": x.id, "action": action, "status": status, "duration": took})
+	log := h.config.Log.WithFields(logrus.Fields{"request": x.id, "action": action, "status": status, "duration": took.Round(time.Microsecond).String()})
 	if x.caller.KeyID != "" {
 		log = log.WithField("access_key", x.caller.KeyID)
 	}

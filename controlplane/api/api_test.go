@@ -97,6 +97,14 @@ func TestThingsLookAsTheModelWantsThem(t *testing.T) {
 	}
 }
 
+func TestEveryPlatformHasItsManagerType(t *testing.T) {
+	for platform, want := range map[string]string{"vsphere": "VSPHERE", "scvmm": "SCVMM", "hyperv": "HYPERV-MANAGER", "azure": ""} {
+		if got := managerType(platform); got != want {
+			t.Errorf("%s is %q, want %q", platform, got, want)
+		}
+	}
+}
+
 func TestAJobIsMadeAsItWasAskedFor(t *testing.T) {
 	b := newBench(t)
 	out := into[sms.CreateReplicationJobResponse](b, "CreateReplicationJob", `{"serverId":"s-00000000","seedReplicationTime":1772600767.25,"frequency":24,"runOnce":false,
@@ -218,7 +226,7 @@ func TestAWrongParameterIsNamed(t *testing.T) {
 		"a text for a number":        {"CreateReplicationJob", job(`"frequency":"12"`), sms.Serialization, "frequency must be a whole number"},
 		"a time in words":            {"CreateReplicationJob", `{"serverId":"s-00000000","seedReplicationTime":"2026-01-01","runOnce":true}`, sms.Serialization, "seconds since 1970"},
 		"a time before 1970":         {"UpdateReplicationJob", update(`"nextReplicationRunStartTime":-1`), sms.InvalidParameter, "1970"},
-		"a list for an object":       {"GetServers", `[]`, sms.Serialization, "an object"},
+		"a list for an object":       {"GetServers", `[]`, sms.Serialization, "the request must be an object"},
 		"half a document":            {"GetServers", `{"maxResults":`, sms.Serialization, "JSON"},
 		"two documents":              {"GetServers", `{}{}`, sms.Serialization, "follows"},
 	} {

@@ -26,7 +26,7 @@ import (
 func newServer(t *testing.T) (*bench, *httptest.Server) {
 	t.Helper()
 	b := newBench(t)
-	b.handler.Now = time.Now
+	b.handler.config.Now = time.Now
 	mux := http.NewServeMux()
 	for _, path := range []string{"/migration", "/migration/"} { // the AWS CLI leaves out the slash, the SDK puts it there
 		mux.Handle(path, http.StripPrefix("/migration", b.referee))

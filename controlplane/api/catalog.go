@@ -34,7 +34,7 @@ func (h *Handler) getConnectors(ctx context.Context, in sms.GetConnectorsRequest
 	if err != nil {
 		return out, err
 	}
-	list, next, err := h.Catalog.Connectors(ctx, p)
+	list, next, err := h.config.Catalog.Connectors(ctx, p)
 	if err != nil {
 		return out, err
 	}
@@ -47,15 +47,15 @@ func (h *Handler) disassociateConnector(ctx context.Context, in sms.Disassociate
 	if err := checkID("connectorId", in.ConnectorID); err != nil {
 		return nothing, err
 	}
-	return nothing, h.Catalog.Disassociate(ctx, in.ConnectorID)
+	return nothing, h.config.Catalog.Disassociate(ctx, in.ConnectorID)
 }
 
 func (h *Handler) importServerCatalog(ctx context.Context, _ sms.ImportServerCatalogRequest) (sms.Empty, error) {
-	return nothing, h.Catalog.Import(ctx)
+	return nothing, h.config.Catalog.Import(ctx)
 }
 
 func (h *Handler) deleteServerCatalog(ctx context.Context, _ sms.DeleteServerCatalogRequest) (sms.Empty, error) {
-	return nothing, h.Catalog.Clear(ctx)
+	return nothing, h.config.Catalog.Clear(ctx)
 }
 
 func (h *Handler) getServers(ctx context.Context, in sms.GetServersRequest) (sms.GetServersResponse, error) {
@@ -69,11 +69,11 @@ func (h *Handler) getServers(ctx context.Context, in sms.GetServersRequest) (sms
 	if err != nil {
 		return out, err
 	}
-	status, changed, err := h.Catalog.Status(ctx)
+	status, changed, err := h.config.Catalog.Status(ctx)
 	if err != nil {
 		return out, err
 	}
-	list, next, err := h.Catalog.Servers(ctx, filter, p)
+	list, next, err := h.config.Catalog.Servers(ctx, filter, p)
 	if err != nil {
 		return out, err
 	}
@@ -122,7 +122,7 @@ func (h *Handler) connector(c catalog.Connector) sms.Connector {
 			return sms.ConnectorSource{SourceID: s.ID, Platform: s.Platform, Name: s.Name}
 		}),
 	}
-	if c.Healthy(h.Now()) {
+	if c.Healthy(h.config.Now()) {
 		out.Status = "HEALTHY"
 	}
 	if len(c.Sources) > 0 {

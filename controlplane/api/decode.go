@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -57,7 +58,7 @@ func judge(violations []model.Violation) error {
 	gravest := violations[0].Fault
 	for _, v := range violations {
 		if v.Fault == gravest && len(lines) < told {
-			lines = append(lines, strings.TrimSpace(v.Path+" must be "+v.Want))
+			lines = append(lines, cmp.Or(v.Path, "the request")+" must be "+v.Want)
 			names = append(names, v.Path)
 		}
 	}

@@ -17,9 +17,6 @@ import (
 // pageSize is the default and the most of maxResults, as in SMS.
 const pageSize = 50
 
-// maxToken bounds a page token, in bytes.
-const maxToken = 1024
-
 // listing is what a page token is good for: one action with one filter, in one Region.
 type listing struct {
 	h              *Handler
@@ -69,9 +66,6 @@ func (p pager) seal(after string, bound ...string) string {
 }
 
 func (p pager) open(token string, bound ...string) (string, error) {
-	if len(token) > maxToken {
-		return "", errToken
-	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
 	if err != nil || len(b) <= sha256.Size {
 		return "", errToken

@@ -34,7 +34,7 @@ func (h *Handler) createReplicationJob(ctx context.Context, in sms.CreateReplica
 	if err != nil {
 		return out, err
 	}
-	j, err := h.Replication.Create(ctx, n)
+	j, err := h.config.Replication.Create(ctx, n)
 	if err != nil {
 		return out, err
 	}
@@ -54,7 +54,7 @@ func (h *Handler) getReplicationJobs(ctx context.Context, in sms.GetReplicationJ
 	if err != nil {
 		return out, err
 	}
-	list, next, err := h.Replication.Jobs(ctx, in.ReplicationJobID, p)
+	list, next, err := h.config.Replication.Jobs(ctx, in.ReplicationJobID, p)
 	if err != nil {
 		return out, err
 	}
@@ -62,7 +62,7 @@ func (h *Handler) getReplicationJobs(ctx context.Context, in sms.GetReplicationJ
 		return out, err
 	}
 	if in.ReplicationJobID != "" && len(list) == 1 {
-		_, runs, _, err := h.Replication.Runs(ctx, in.ReplicationJobID, catalog.Page{Limit: recentRuns})
+		_, runs, _, err := h.config.Replication.Runs(ctx, in.ReplicationJobID, catalog.Page{Limit: recentRuns})
 		if err != nil {
 			return out, err
 		}
@@ -77,14 +77,14 @@ func (h *Handler) updateReplicationJob(ctx context.Context, in sms.UpdateReplica
 	if err != nil {
 		return nothing, err
 	}
-	return nothing, h.Replication.Update(ctx, in.ReplicationJobID, c)
+	return nothing, h.config.Replication.Update(ctx, in.ReplicationJobID, c)
 }
 
 func (h *Handler) deleteReplicationJob(ctx context.Context, in sms.DeleteReplicationJobRequest) (sms.Empty, error) {
 	if err := checkID("replicationJobId", in.ReplicationJobID); err != nil {
 		return nothing, err
 	}
-	return nothing, h.Replication.Delete(ctx, in.ReplicationJobID)
+	return nothing, h.config.Replication.Delete(ctx, in.ReplicationJobID)
 }
 
 func (h *Handler) startOnDemandReplicationRun(ctx context.Context, in sms.StartOnDemandReplicationRunRequest) (sms.StartOnDemandReplicationRunResponse, error) {
@@ -95,7 +95,7 @@ func (h *Handler) startOnDemandReplicationRun(ctx context.Context, in sms.StartO
 	if err := checkDescription(in.Description); err != nil {
 		return out, err
 	}
-	r, err := h.Replication.StartOnDemand(ctx, in.ReplicationJobID, in.Description)
+	r, err := h.config.Replication.StartOnDemand(ctx, in.ReplicationJobID, in.Description)
 	if err != nil {
 		return out, err
 	}
@@ -113,7 +113,7 @@ func (h *Handler) getReplicationRuns(ctx context.Context, in sms.GetReplicationR
 	if err != nil {
 		return out, err
 	}
-	j, list, next, err := h.Replication.Runs(ctx, in.ReplicationJobID, p)
+	j, list, next, err := h.config.Replication.Runs(ctx, in.ReplicationJobID, p)
 	if err != nil {
 		return out, err
 	}
@@ -132,7 +132,7 @@ func (h *Handler) getReplicationRuns(ctx context.Context, in sms.GetReplicationR
 func (h *Handler) jobs(ctx context.Context, list []replication.Job) ([]sms.ReplicationJob, error) {
 	out := each(list, job)
 	for i, j := range list {
-		s, err := h.Catalog.Server(ctx, j.Server)
+		s, err := h.config.Catalog.Server(ctx, j.Server)
 		if problem.Has(err, catalog.ServerNotFound) {
 			continue
 		}

@@ -49,7 +49,7 @@ func (h *Handler) authenticate(r *http.Request, body []byte) (Caller, error) {
 	if err := coverage(r, a); err != nil {
 		return Caller{}, err
 	}
-	key, err := h.Keys.Lookup(r.Context(), a.keyID)
+	key, err := h.config.Keys.Lookup(r.Context(), a.keyID)
 	if problem.Has(err, access.KeyNotFound) {
 		return Caller{}, failure{sms.UnrecognizedClient, http.StatusForbidden,
 			"there is no access key " + a.keyID + " at this control plane; it needs one of Skylift's own, not one of AWS"}
@@ -85,7 +85,7 @@ func (h *Handler) timeOf(r *http.Request, a authorization) (time.Time, error) {
 	if a.service != sms.Service {
 		return time.Time{}, badSignature("the credential's scope names the service " + a.service + "; it must be " + sms.Service)
 	}
-	now := h.Now().UTC()
+	now := h.config.Now().UTC()
 	if skew := now.Sub(signed).Abs(); skew > maxSkew {
 		return time.Time{}, badSignature(fmt.Sprintf(
 			"the request was signed at %s and the control plane's clock says %s: more than %.0f minutes apart; set the clock that is wrong",

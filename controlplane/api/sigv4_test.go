@@ -167,7 +167,7 @@ func FuzzParseAuthorization(f *testing.F) {
 
 func TestAKeyStoreThatFailsIsNoVerdictOnTheKey(t *testing.T) {
 	b := newBench(t)
-	b.handler.Keys = brokenKeys{}
+	b.handler.config.Keys = brokenKeys{}
 	got := b.call("GetConnectors", `{}`)
 	got.expect(t, sms.InternalFailure, "log")
 	if strings.Contains(got.body, "disk on fire") || strings.Contains(got.body, "sealing") {

@@ -135,7 +135,7 @@ func frequency(hours, minutes *int32) *time.Duration {
 
 // checkSeed takes a time in the past for "at once".
 func (h *Handler) checkSeed(seed time.Time) error {
-	if seed.After(h.Now().Add(replication.MaxAhead)) {
+	if seed.After(h.config.Now().Add(replication.MaxAhead)) {
 		return invalid("seedReplicationTime must be at most %.0f days ahead", replication.MaxAhead.Hours()/24)
 	}
 	return nil

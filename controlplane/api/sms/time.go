@@ -31,6 +31,9 @@ func (t Time) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON takes epoch seconds as any JSON number from 1970 to 9999, to
 // the nearest millisecond.
 func (t *Time) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		return nil // as encoding/json wants it
+	}
 	seconds, err := strconv.ParseFloat(string(b), 64)
 	if err != nil {
 		return errors.New("a time must be a number of seconds since 1970")

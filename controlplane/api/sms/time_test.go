@@ -28,6 +28,9 @@ func TestTimesAreEpochSeconds(t *testing.T) {
 	if b, err := json.Marshal(At(time.Unix(-1, 0))); err == nil {
 		t.Errorf("a time before 1970 was sent as %s", b)
 	}
+	if err := json.Unmarshal([]byte(`null`), new(Time)); err != nil {
+		t.Errorf("null: %v", err)
+	}
 	type holder struct {
 		At Time `json:"at,omitzero"`
 	}
