@@ -154,6 +154,7 @@ func heldIn(ctx context.Context, tx Tx, l Lease, phases ...Phase) (*Row, error) 
 
 // Renewal is the answer to a holder that goes on.
 type Renewal struct {
+	Job    string
 	TTL    time.Duration
 	Cancel bool // stop, undo what only this run needs, and give the lease back
 }
@@ -169,9 +170,9 @@ func (s *Service) Renew(ctx context.Context, l Lease, p Progress) (Renewal, erro
 		}
 		row.report(p)
 		if row.Phase == Deleting {
-			renewal = Renewal{TTL: row.LeaseUntil.Sub(tx.Now()), Cancel: true}
+			renewal = Renewal{Job: row.Job, TTL: row.LeaseUntil.Sub(tx.Now()), Cancel: true}
 		} else {
-			renewal = Renewal{TTL: s.limits.Lease}
+			renewal = Renewal{Job: row.Job, TTL: s.limits.Lease}
 			row.LeaseUntil = tx.Now().Add(s.limits.Lease)
 		}
 		return tx.SaveRun(ctx, row)

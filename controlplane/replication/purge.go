@@ -167,7 +167,7 @@ func (s *Service) renewJob(ctx context.Context, l Lease) (Renewal, error) {
 		j.LeaseUntil = tx.Now().Add(s.limits.Lease)
 		return tx.SaveJob(ctx, j)
 	})
-	return Renewal{TTL: s.limits.Lease}, err
+	return Renewal{Job: l.Job, TTL: s.limits.Lease}, err
 }
 
 // failJob puts the deletion off; it is tried until it works.

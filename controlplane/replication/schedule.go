@@ -10,8 +10,9 @@ import (
 // runs of holders that fell silent, ends runs that are to be deleted and
 // nobody holds, and starts the runs that are due.
 func (s *Service) Schedule(ctx context.Context) error {
+	moved := false
 	for _, step := range []func(context.Context, Tx) (bool, error){s.sweep, s.start} {
-		for again := true; again; {
+		for again := true; again; moved = moved || again {
 			err := s.store.Replicate(ctx, func(tx Tx) (err error) {
 				again, err = step(ctx, tx)
 				return err
@@ -20,6 +21,9 @@ func (s *Service) Schedule(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	if moved {
+		s.wake()
 	}
 	return nil
 }

@@ -178,14 +178,14 @@ func (s *Service) RenewStep(ctx context.Context, l Lease, percent int) (Renewal,
 			return err
 		}
 		if row.Phase == Deleting {
-			renewal = Renewal{TTL: row.LeaseUntil.Sub(tx.Now()), Cancel: true}
+			renewal = Renewal{Job: row.Job, TTL: row.LeaseUntil.Sub(tx.Now()), Cancel: true}
 			return nil
 		}
 		if row.Phase == Building {
 			row.advance(StageConverting, percent)
 		}
 		row.LeaseUntil = tx.Now().Add(s.limits.Lease)
-		renewal = Renewal{TTL: s.limits.Lease}
+		renewal = Renewal{Job: row.Job, TTL: s.limits.Lease}
 		return tx.SaveRun(ctx, row)
 	})
 	return renewal, err
@@ -259,5 +259,5 @@ func (r *Row) landed(d SealedDisk, b BuiltDisk) {
 		i = len(r.Disks)
 		r.Disks = append(r.Disks, RunDisk{ID: d.Disk, Name: d.Name, Size: d.Size})
 	}
-	r.Disks[i].Digest, r.Disks[i].Image = d.Digest, b.Image
+	r.Disks[i].Name, r.Disks[i].Digest, r.Disks[i].Image = d.Name, d.Digest, b.Image
 }

@@ -68,7 +68,7 @@ func (s *Service) Seal(ctx context.Context, l Lease, disks []SealedDisk) error {
 }
 
 // keySafe is what a disk's name in staging keys can be.
-var keySafe = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,127}$`)
+var keySafe = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
 
 // checkSeal refuses what cannot be a seal of a whole run.
 func checkSeal(disks []SealedDisk) error {

@@ -1,0 +1,133 @@
+package connector
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"skylift/hypervisor"
+	linkv1 "skylift/link/linkv1"
+	"skylift/link/linkv1/linkv1connect"
+	"skylift/staging"
+	"skylift/transfer"
+)
+
+// Source is a place that servers live in, as the connector reaches it.
+type Source struct {
+	// ID is stable and derived from the manager's own identity, so that two
+	// connectors of one manager report the same source.
+	ID   string
+	Name string // the manager's address, for people
+	hypervisor.Source
+}
+
+// OpenStaging gives access to the place that a command names. Later
+// credentials for it come from renew, which the store may call at any time.
+type OpenStaging func(ctx context.Context, place *linkv1.Staging, credentials func() *linkv1.Credentials) (staging.Store, error)
+
+// Config sets up a Connector. The zero value of a duration or count takes its
+// default.
+type Config struct {
+	Identity Identity
+	URL      string // of the control plane
+	HTTP     *http.Client
+	Sources  []Source
+	Mover    *transfer.Mover
+	Staging  OpenStaging
+	Version  string
+	// Slots is how many runs are under way at once: 8.
+	Slots int
+	// ReportEvery is how often a run's progress is reported and its lease
+	// renewed, at least: 5 s.
+	ReportEvery time.Duration
+	// SweepEvery is how often sources are searched for dead snapshots: 1 min.
+	SweepEvery time.Duration
+	// AbandonedAfter is the age past which a snapshot of ours is removed when
+	// the control plane cannot be asked: 7 days.
+	AbandonedAfter time.Duration
+	// IPAddress and MACAddress are shown to people.
+	IPAddress, MACAddress string
+	Now                   func() time.Time
+	Log                   logrus.FieldLogger
+}
+
+// Connector is the running daemon.
+type Connector struct {
+	Config
+	link    linkv1connect.LinkServiceClient
+	runs    *runSet
+	watches map[string]*watch
+	sweep   chan struct{} // asks the janitor to come soon
+}
+
+// New makes a Connector; Run starts it.
+func New(c Config) (*Connector, error) {
+	setDefault(&c.Slots, 8)
+	setDefault(&c.ReportEvery, 5*time.Second)
+	setDefault(&c.SweepEvery, time.Minute)
+	setDefault(&c.AbandonedAfter, 7*24*time.Hour)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if len(c.Sources) == 0 {
+		return nil, errors.New("the connector has no source; name a vCenter in its settings")
+	}
+	link, err := c.Identity.client(c.HTTP, c.URL, c.Now)
+	if err != nil {
+		return nil, err
+	}
+	n := &Connector{Config: c, link: link, runs: newRunSet(), watches: map[string]*watch{}, sweep: make(chan struct{}, 1)}
+	for _, s := range c.Sources {
+		if n.watches[s.ID] != nil {
+			return nil, fmt.Errorf("source %s (%s) is configured twice", s.Name, s.ID)
+		}
+		n.watches[s.ID] = newWatch(n, s)
+	}
+	return n, nil
+}
+
+func setDefault[T comparable](v *T, value T) {
+	var zero T
+	if *v == zero {
+		*v = value
+	}
+}
+
+// Run works until ctx ends; then it hands its runs back and returns nil. It
+// returns an error only for what retrying cannot mend.
+func (c *Connector) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.takeCommands(ctx) })
+	group.Go(func() error { return c.keepClean(ctx) })
+	for _, w := range c.watches {
+		group.Go(func() error { return w.run(ctx) })
+	}
+	err := group.Wait()
+	c.runs.wait()
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// source finds a source by its ID.
+func (c *Connector) source(id string) (Source, bool) {
+	w, ok := c.watches[id]
+	if !ok {
+		return Source{}, false
+	}
+	return w.source, true
+}
+
+// Identity is what enrolment gave the connector.
+type Identity struct {
+	Connector    string
+	Installation string
+	Key          ed25519.PrivateKey
+}

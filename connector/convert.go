@@ -1,0 +1,46 @@
+package connector
+
+import (
+	"time"
+
+	"skylift/hypervisor"
+	linkv1 "skylift/link/linkv1"
+)
+
+func fromSnapshot(m *linkv1.SnapshotRef) hypervisor.SnapshotRef {
+	return hypervisor.SnapshotRef{
+		Server: hypervisor.ServerID(m.GetServer()), Run: hypervisor.RunID(m.GetRun()), ID: m.GetId(),
+		Created: time.UnixMilli(m.GetCreated()), Consistency: hypervisor.Consistency(m.GetConsistency()), Note: m.GetNote(),
+	}
+}
+
+func toSnapshot(r hypervisor.SnapshotRef) *linkv1.SnapshotRef {
+	return &linkv1.SnapshotRef{Server: string(r.Server), Run: string(r.Run), Id: r.ID,
+		Created: r.Created.UnixMilli(), Consistency: string(r.Consistency), Note: r.Note}
+}
+
+func fromAnchor(m *linkv1.Anchor) hypervisor.Anchor {
+	return hypervisor.Anchor{Server: hypervisor.ServerID(m.GetServer()), Run: hypervisor.RunID(m.GetRun()), ID: m.GetId()}
+}
+
+// toAnchor returns nil for the zero Anchor, which stands for nothing.
+func toAnchor(a hypervisor.Anchor) *linkv1.Anchor {
+	if a == (hypervisor.Anchor{}) {
+		return nil
+	}
+	return &linkv1.Anchor{Server: string(a.Server), Run: string(a.Run), Id: a.ID}
+}
+
+func toServer(s *hypervisor.Server) *linkv1.Server {
+	out := &linkv1.Server{
+		Id: string(s.ID), Name: s.Name, Path: s.Path, ManagerId: s.ManagerID, PoweredOn: s.PoweredOn, GuestOs: s.GuestOS,
+		Firmware: string(s.Firmware), SecureBoot: s.SecureBoot, Tpm: s.TPM, Cpus: int32(s.CPUs), MemoryMib: s.MemoryMiB, Host: s.Host,
+	}
+	for _, d := range s.Disks {
+		out.Disks = append(out.Disks, &linkv1.ServerDisk{Id: string(d.ID), Name: d.Name, Size: d.Size, Skip: d.Skip})
+	}
+	for _, n := range s.NICs {
+		out.Nics = append(out.Nics, &linkv1.NIC{Name: n.Name, Mac: n.MAC, Network: n.Network})
+	}
+	return out
+}

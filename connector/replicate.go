@@ -1,0 +1,262 @@
+package connector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"skylift/hypervisor"
+	"skylift/internal/problem"
+	linkv1 "skylift/link/linkv1"
+	"skylift/staging"
+	"skylift/transfer"
+)
+
+// finishWithin bounds the last call of a run, which is made although its
+// context may have ended.
+const finishWithin = 10 * time.Second
+
+// attempt is one lease's worth of work on a run.
+type attempt struct {
+	*Connector
+	command *linkv1.Replicate
+	source  Source
+	lease   *lease
+	log     logrus.FieldLogger
+
+	mu       sync.Mutex
+	stage    string
+	waiting  string
+	disks    []*diskWork
+	consists string
+}
+
+// diskWork is one disk of the run.
+type diskWork struct {
+	hypervisor.Disk
+	progress transfer.Progress
+	sealed   transfer.Sealed
+}
+
+// replicate does what is left of a run and reports how it ended.
+func (c *Connector) replicate(ctx context.Context, command *linkv1.Replicate) {
+	a := &attempt{Connector: c, command: command, stage: "preparing",
+		log: c.Log.WithFields(logrus.Fields{"run": command.Lease.Run, "server": command.Server, "epoch": command.Lease.Epoch})}
+	a.lease = &lease{link: c.link, run: command.Lease.Run, epoch: command.Lease.Epoch, every: c.ReportEvery, report: a.report}
+	a.lease.credentials.Store(command.Staging.GetCredentials())
+	held, release, err := a.lease.hold(ctx, command.Lease)
+	if err != nil {
+		a.log.WithError(err).Warn("a run was offered whose lease cannot be had")
+		return
+	}
+	anchor, err := a.run(held)
+	cause := context.Cause(held)
+	// Renewing goes on until the outcome is known, and is over before it is
+	// told, so that nothing is reported behind it.
+	release()
+	a.finish(anchor, err, cause)
+}
+
+// run goes through the steps of the format's write order.
+func (a *attempt) run(ctx context.Context) (hypervisor.Anchor, error) {
+	var known bool
+	if a.source, known = a.Connector.source(a.command.Source); !known {
+		return hypervisor.Anchor{}, UnknownSource.New(nil, "source %s", a.command.Source)
+	}
+	ref := fromSnapshot(a.command.Snapshot)
+	if !a.command.Sealed {
+		var err error
+		if ref, err = a.snapshot(ctx); err != nil {
+			return hypervisor.Anchor{}, err
+		}
+		if err := a.transfer(ctx, ref); err != nil {
+			return hypervisor.Anchor{}, err
+		}
+	}
+	a.enter("settling")
+	anchor, err := a.source.Settle(ctx, ref)
+	if err != nil {
+		return hypervisor.Anchor{}, fmt.Errorf("settle the snapshot: %w", err)
+	}
+	return anchor, nil
+}
+
+// snapshot returns the run's one snapshot, which the control plane has on record.
+func (a *attempt) snapshot(ctx context.Context) (hypervisor.SnapshotRef, error) {
+	if a.command.Snapshot != nil {
+		return fromSnapshot(a.command.Snapshot), nil
+	}
+	run := hypervisor.RunID(a.command.Lease.Run)
+	refs, err := a.source.Snapshot(ctx, run, []hypervisor.ServerID{hypervisor.ServerID(a.command.Server)}, hypervisor.Quiesce(a.command.Quiesce))
+	if err != nil {
+		return hypervisor.SnapshotRef{}, fmt.Errorf("take a snapshot: %w", err)
+	}
+	_, err = a.link.RecordSnapshot(ctx, connect.NewRequest(&linkv1.RecordSnapshotRequest{
+		Run: a.command.Lease.Run, Epoch: a.command.Lease.Epoch, Snapshot: toSnapshot(refs[0]),
+	}))
+	if err != nil {
+		return hypervisor.SnapshotRef{}, fmt.Errorf("record the snapshot: %w", err)
+	}
+	return refs[0], nil
+}
+
+// transfer moves all disks into staging and has their manifests recorded.
+func (a *attempt) transfer(ctx context.Context, ref hypervisor.SnapshotRef) (err error) {
+	store, err := a.Staging(ctx, a.command.Staging, a.lease.credentials.Load)
+	if err != nil {
+		return fmt.Errorf("open staging: %w", err)
+	}
+	snapshot, err := a.source.Open(ctx, ref)
+	if err != nil {
+		return fmt.Errorf("open the snapshot: %w", err)
+	}
+	defer func() { err = errors.Join(err, snapshot.Close()) }()
+	if err := a.chooseDisks(snapshot); err != nil {
+		return err
+	}
+	a.enter("uploading")
+	group, groupCtx := errgroup.WithContext(ctx)
+	for _, d := range a.disks {
+		group.Go(func() error {
+			leave, err := a.watches[a.source.ID].disks.enter(groupCtx, a.waitFor)
+			if err != nil {
+				return err
+			}
+			defer leave()
+			d.sealed, err = a.Mover.Move(groupCtx, transfer.Task{
+				Job: a.command.Job, Run: a.command.Lease.Run, Snapshot: snapshot, Ref: ref, Disk: d.Disk,
+				Base: a.base(d.Info().ID), Store: store, Compress: a.command.Compression != "off", Progress: &d.progress,
+			})
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return a.seal(ctx)
+}
+
+// chooseDisks takes the snapshot's disks but those that the user left out.
+func (a *attempt) chooseDisks(snapshot hypervisor.Snapshot) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, d := range snapshot.Disks() {
+		if !slices.Contains(a.command.SkipDisks, string(d.Info().ID)) {
+			a.disks = append(a.disks, &diskWork{Disk: d})
+		}
+	}
+	if len(a.disks) == 0 {
+		return NoDisks.New(nil, "server %s", a.command.Server)
+	}
+	return nil
+}
+
+// base returns the last landed run of a disk, or nil.
+func (a *attempt) base(disk hypervisor.DiskID) *staging.Base {
+	for _, b := range a.command.Bases {
+		if b.Disk == string(disk) && len(b.ManifestSha256) == len(staging.Hash{}) && len(b.Digest) == len(staging.Hash{}) {
+			return &staging.Base{Run: b.Run, Manifest: staging.Hash(b.ManifestSha256), Digest: staging.Hash(b.Digest), ChangeID: b.ChangeId, Size: b.Size}
+		}
+	}
+	return nil
+}
+
+// seal records all manifests at once: from here on the run can be built.
+func (a *attempt) seal(ctx context.Context) error {
+	req := &linkv1.SealRequest{Run: a.command.Lease.Run, Epoch: a.command.Lease.Epoch}
+	for _, d := range a.disks {
+		m := d.sealed.Manifest
+		sealed := &linkv1.SealedDisk{
+			Disk: m.Disk.ID, DiskKey: staging.DiskKey(m.Disk.ID), Name: m.Disk.Name, Position: int32(m.Disk.Position), Size: m.Disk.Size,
+			ManifestSha256: d.sealed.Sum[:], Digest: m.Digest[:], ChangeId: m.ChangeID, Counters: d.report(),
+		}
+		if m.Base != nil {
+			sealed.BaseRun, sealed.BaseDigest = m.Base.Run, m.Base.Digest[:]
+		}
+		req.Disks = append(req.Disks, sealed)
+	}
+	if _, err := a.link.Seal(ctx, connect.NewRequest(req)); err != nil {
+		return fmt.Errorf("have the run sealed: %w", err)
+	}
+	return nil
+}
+
+// finish tells how the attempt ended, unless the right to tell is gone.
+func (a *attempt) finish(anchor hypervisor.Anchor, err, cause error) {
+	req := &linkv1.FinishRequest{Run: a.command.Lease.Run, Epoch: a.command.Lease.Epoch, Progress: a.report()}
+	switch {
+	case errors.Is(cause, errLeaseLost) || errors.Is(cause, errLeaseExpired) || connect.CodeOf(err) == connect.CodeAborted:
+		a.log.WithError(errors.Join(cause, err)).Warn("the run is left to whoever holds its lease")
+		return
+	case err == nil:
+		a.log.Info("the run is sealed and its snapshot settled")
+		req.Outcome = &linkv1.FinishRequest_Settled{Settled: &linkv1.Settled{Anchor: toAnchor(anchor)}}
+	case errors.Is(cause, errCancelled):
+		a.log.Info("the run was cancelled")
+		req.Outcome = &linkv1.FinishRequest_Failure{Failure: &linkv1.Failure{Code: "cancelled", Message: errCancelled.Error()}}
+	case cause != nil:
+		a.log.Info("the connector shuts down and hands the run back")
+		req.Outcome = &linkv1.FinishRequest_Failure{Failure: &linkv1.Failure{Release: true, Retry: true, Message: "the connector was shut down"}}
+	default:
+		a.log.WithError(err).Error("the run failed here")
+		req.Outcome = &linkv1.FinishRequest_Failure{Failure: failure(err)}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), finishWithin)
+	defer cancel()
+	if _, err := a.link.Finish(ctx, connect.NewRequest(req)); err != nil {
+		a.log.WithError(err).Warn("the end of the run could not be reported; its lease will run out")
+	}
+	a.sweepSoon()
+}
+
+// failure describes err to the control plane. What is no problem with a known
+// answer is worth another try.
+func failure(err error) *linkv1.Failure {
+	f := &linkv1.Failure{Code: "internal", Message: err.Error(), Retry: true,
+		Hint: "The run is tried again by itself; if it keeps failing, look at the connector's log"}
+	if k := problem.Of(err); k != nil {
+		f.Code, f.Hint, f.Retry = k.Code, k.Hint, k.Retry
+	}
+	return f
+}
+
+func (a *attempt) enter(stage string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stage = stage
+}
+
+func (a *attempt) waitFor(what string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.waiting = what
+}
+
+// report tells how far the attempt is.
+func (a *attempt) report() *linkv1.Progress {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := &linkv1.Progress{Stage: a.stage, WaitingFor: a.waiting}
+	for _, d := range a.disks {
+		p.Disks = append(p.Disks, d.report())
+	}
+	return p
+}
+
+func (d *diskWork) report() *linkv1.DiskProgress {
+	info, p := d.Info(), &d.progress
+	mode, reason := p.Mode()
+	return &linkv1.DiskProgress{
+		Disk: string(info.ID), Kind: string(mode), Reason: reason, Size: info.Size,
+		Planned: p.Planned.Load(), Done: p.Done.Load(), Read: p.Read.Load(), Changed: p.Changed.Load(),
+		Sent: p.Sent.Load(), Stored: p.Stored.Load(), Resumed: p.Resumed.Load(),
+		Transport: info.Transport, TransportWhy: info.Why,
+	}
+}

@@ -1,0 +1,162 @@
+package connector
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/cenkalti/backoff/v5"
+
+	linkv1 "skylift/link/linkv1"
+	"skylift/staging"
+)
+
+const (
+	// silence is how long the command stream may be still: three heartbeats.
+	silence = time.Minute
+	// firstWord is how long a stream may take for its first message, which
+	// the control plane sends at once. A proxy that holds streams back is
+	// noticed by it.
+	firstWord = 15 * time.Second
+	// pollFor is how long the connector polls before it tries a stream again.
+	pollFor  = 10 * time.Minute
+	pollWait = 25 * time.Second
+)
+
+// errHeldBack says that a stream was opened and brought nothing.
+var errHeldBack = errors.New("the command stream brings nothing; a proxy may hold it back")
+
+// takeCommands keeps a session with the control plane until ctx ends.
+func (c *Connector) takeCommands(ctx context.Context) error {
+	wait := newBackOff()
+	for {
+		began := time.Now()
+		err := c.session(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if code := connect.CodeOf(err); code == connect.CodeUnauthenticated || code == connect.CodePermissionDenied {
+			// It may be a clock that is wrong, or a control plane that is
+			// being restored: the session is tried again, slowly.
+			c.Log.WithError(err).Error("the control plane refuses this connector; if it was removed there, enrol it again")
+		} else {
+			c.Log.WithError(err).Warn("the session with the control plane ended; it is opened again")
+		}
+		if time.Since(began) > silence {
+			wait.Reset()
+		}
+		if err := sleep(ctx, wait.NextBackOff()); err != nil {
+			return err
+		}
+	}
+}
+
+// newBackOff waits from a second up to a minute between tries that never end.
+func newBackOff() *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval = 500*time.Millisecond, time.Minute
+	return b
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+func (c *Connector) session(ctx context.Context) error {
+	if err := c.hello(ctx); err != nil {
+		return err
+	}
+	err := c.stream(ctx)
+	if errors.Is(err, errHeldBack) {
+		c.Log.WithError(err).Warn("polling for commands instead")
+		return c.poll(ctx, time.Now().Add(pollFor))
+	}
+	return err
+}
+
+func (c *Connector) hello(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	req := &linkv1.HelloRequest{Version: c.Version, StagingVersions: []uint32{staging.Version},
+		IpAddress: c.IPAddress, MacAddress: c.MACAddress}
+	for _, s := range c.Sources {
+		req.Sources = append(req.Sources, &linkv1.Source{Id: s.ID, Platform: s.Properties().Platform, Name: s.Name})
+	}
+	answer, err := c.link.Hello(ctx, connect.NewRequest(req))
+	if err != nil {
+		return err
+	}
+	if v := answer.Msg.StagingVersion; v != staging.Version {
+		return errors.New("the control plane wants a staging version that this connector does not know; upgrade the connector")
+	}
+	return nil
+}
+
+// stream takes commands until the stream breaks or falls silent.
+func (c *Connector) stream(ctx context.Context) error {
+	streamCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watchdog := time.AfterFunc(firstWord, func() { cancel(errHeldBack) })
+	defer watchdog.Stop()
+	commands, err := c.link.Commands(streamCtx, connect.NewRequest(&linkv1.CommandsRequest{Slots: uint32(c.Slots)}))
+	if err != nil {
+		return errors.Join(context.Cause(streamCtx), err)
+	}
+	defer commands.Close()
+	fellSilent := errors.New("no heartbeat from the control plane for " + silence.String())
+	heard := false
+	for commands.Receive() {
+		if !watchdog.Stop() {
+			break
+		}
+		if !heard {
+			heard = true
+			c.Log.Info("connected to the control plane")
+		}
+		watchdog = time.AfterFunc(silence, func() { cancel(fellSilent) })
+		c.obey(ctx, commands.Msg())
+	}
+	watchdog.Stop()
+	if cause := context.Cause(streamCtx); cause != nil {
+		return cause
+	}
+	if err := commands.Err(); err != nil {
+		return err
+	}
+	return errors.New("the control plane ended the command stream")
+}
+
+func (c *Connector) poll(ctx context.Context, until time.Time) error {
+	for time.Now().Before(until) {
+		callCtx, cancel := context.WithTimeout(ctx, pollWait+30*time.Second)
+		answer, err := c.link.Poll(callCtx, connect.NewRequest(&linkv1.PollRequest{Slots: uint32(c.Slots), WaitMs: uint32(pollWait.Milliseconds())}))
+		cancel()
+		if err != nil {
+			return err
+		}
+		if answer.Msg.Command != nil {
+			c.obey(ctx, answer.Msg.Command)
+		}
+	}
+	return nil
+}
+
+// obey starts what a command asks for and does not wait for it.
+func (c *Connector) obey(ctx context.Context, command *linkv1.Command) {
+	switch command := command.Command.(type) {
+	case *linkv1.Command_Replicate:
+		c.runs.start(ctx, command.Replicate.Lease, func(ctx context.Context) { c.replicate(ctx, command.Replicate) })
+	case *linkv1.Command_RefreshInventory:
+		for _, w := range c.watches {
+			w.refresh()
+		}
+	}
+}
