@@ -25,7 +25,7 @@ func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request) {
 	var status HTTPStatus
 	var after DropAfter
 	switch {
-	case errors.Is(err, Drop), errors.Is(err, LoseAnswer):
+	case errors.Is(err, ErrDropped), errors.Is(err, ErrAnswerLost):
 		panic(http.ErrAbortHandler)
 	case errors.As(err, &status):
 		w.WriteHeader(int(status))
