@@ -142,6 +142,13 @@ func TestAFileFailsInTheWayThatWasAskedFor(t *testing.T) {
 	if status, n, err := fetch(); status != 200 || n != 8*mib || err != nil {
 		t.Errorf("status %d, %d bytes: %v", status, n, err)
 	}
+	v := s.VM("web").Disk(0).v
+	if err := s.Close(); err != nil { // waits for the requests
+		t.Error(err)
+	}
+	if v.pins != 0 {
+		t.Errorf("%d views of the disk are left open", v.pins)
+	}
 }
 
 func TestAStalledCallEndsWithItsClientAndWithTheSimulator(t *testing.T) {
