@@ -99,7 +99,9 @@ func watchTells(t *testing.T, p Platform) {
 	}
 
 	three := p.AddServer(t, "three", small)
-	w.until(t, func(c hypervisor.Change) bool { return c.Server != nil && c.Server.ID == three && len(c.Server.Disks) == 1 })
+	w.until(t, func(c hypervisor.Change) bool {
+		return c.Server != nil && c.Server.ID == three && len(c.Server.Disks) == 1
+	})
 	p.RenameServer(t, two, "zwei")
 	for _, c := range w.until(t, func(c hypervisor.Change) bool { return c.Server != nil && c.Server.Name == "zwei" }) {
 		if c.Server != nil && c.Server.Name == "zwei" && (c.Server.ID != two || len(c.Server.Disks) != 1 || c.Server.CPUs != seen[two].CPUs) {
