@@ -216,6 +216,7 @@ func reason(err error) string {
 // take makes one snapshot and finds it by its name.
 func (c *creation) take(ctx context.Context, quiesce bool) error {
 	s := c.source
+	wasOff := !c.v.poweredOn()
 	if err := c.start(ctx, quiesce); err != nil {
 		return err
 	}
@@ -244,6 +245,9 @@ func (c *creation) take(ctx context.Context, quiesce bool) error {
 	}
 	if !c.look() {
 		return hypervisor.SnapshotGone.New(nil, "snapshot %q of %s vanished as soon as it was made", s.snapshotName(c.run), c.v.Name)
+	}
+	if wasOff && !c.v.poweredOn() {
+		c.ref.Consistency = hypervisor.PoweredOff
 	}
 	return nil
 }
@@ -317,7 +321,7 @@ func (s *Source) creating(ctx context.Context, tasks []ref) (pending []ref, err 
 		}
 		for _, f := range found {
 			running := f.Info.State == types.TaskInfoStateRunning || f.Info.State == types.TaskInfoStateQueued
-			if running && strings.EqualFold(f.Info.DescriptionId, "VirtualMachine.createSnapshot") {
+			if running && strings.Contains(strings.ToLower(f.Info.DescriptionId), "createsnapshot") {
 				pending = append(pending, t)
 			}
 		}

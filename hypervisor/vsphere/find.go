@@ -137,16 +137,15 @@ func (s *Source) runOf(name string) (hypervisor.RunID, bool) {
 	return hypervisor.RunID(run), ours && run != ""
 }
 
-// reference makes a snapshot's reference of its place in the tree.
+// reference makes a snapshot's reference of its place in the tree. The state
+// that vSphere notes there says nothing about the server: it is "powered off"
+// for every snapshot without memory.
 func reference(id hypervisor.ServerID, run hypervisor.RunID, n node) hypervisor.SnapshotRef {
 	r := hypervisor.SnapshotRef{
 		Server: id, Run: run, ID: n.Snapshot.Value, Created: n.CreateTime.UTC().Truncate(time.Microsecond),
 		Consistency: hypervisor.CrashConsistent,
 	}
-	switch {
-	case n.State != types.VirtualMachinePowerStatePoweredOn && n.State != "":
-		r.Consistency = hypervisor.PoweredOff
-	case n.Quiesced:
+	if n.Quiesced {
 		r.Consistency = hypervisor.Quiesced
 	}
 	return r
