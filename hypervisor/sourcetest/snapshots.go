@@ -52,7 +52,7 @@ func snapshotWaits(t *testing.T, p Platform) {
 	g := addGuest(t, p, "one", small)
 	first, _ := take(t, s, runID(1), g)
 
-	short, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	short, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 	defer cancel()
 	if refs, err := s.Snapshot(short, runID(2), []hypervisor.ServerID{g.id}, hypervisor.QuiesceNever); err == nil {
 		t.Errorf("a second snapshot was made beside the first: %+v", refs)
