@@ -85,9 +85,10 @@ func (d *Disk) place() error {
 	base, units := diskKeys(controller)
 	d.controller, d.unit = controller, int32(d.spec.Unit)
 	taken := func() bool {
-		return slices.ContainsFunc(d.vm.disks, func(o *Disk) bool { return o.controller == d.controller && o.unit == d.unit })
+		ownUnit := units == 16 && d.unit == 7 // a SCSI controller's
+		return ownUnit || slices.ContainsFunc(d.vm.disks, func(o *Disk) bool { return o.controller == d.controller && o.unit == d.unit })
 	}
-	for d.spec.Unit == 0 && (taken() || units == 16 && d.unit == 7) { // SCSI unit 7 is the controller's own
+	for d.spec.Unit == 0 && taken() {
 		d.unit++
 	}
 	if d.unit >= units || taken() {

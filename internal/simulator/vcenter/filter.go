@@ -170,7 +170,7 @@ func (f *filter) read(ctx *simulator.Context, ref types.ManagedObjectReference, 
 				paths = allPaths(object.Type())
 			}
 			for _, path := range paths {
-				value, err := property(object, path)
+				value, err := readPath(object, path)
 				switch {
 				case err != nil:
 					missing = append(missing, types.MissingProperty{Path: path, Fault: types.LocalizedMethodFault{
@@ -208,9 +208,9 @@ func allPaths(t reflect.Type) []string {
 	return list
 }
 
-// property reads a value by its path, as "config.hardware.device"; nil where it
+// readPath reads a value by its path, as "config.hardware.device"; nil where it
 // or something above it is not set.
-func property(v reflect.Value, path string) (any, error) {
+func readPath(v reflect.Value, path string) (any, error) {
 	for name := range strings.SplitSeq(path, ".") {
 		for v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface {
 			if v.IsNil() {

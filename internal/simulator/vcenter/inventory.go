@@ -166,9 +166,9 @@ func (s *Server) AddServers(n int, spec ServerSpec) error {
 func (s *Server) add(specs []ServerSpec) ([]*VM, error) {
 	s.world.Lock()
 	defer s.world.Unlock()
-	names := map[string]bool{}
+	names, dirs := map[string]bool{}, map[string]bool{}
 	for _, vm := range s.vms {
-		names[vm.spec.Name] = true
+		names[vm.spec.Name], dirs[vm.dir] = true, true
 	}
 	ctx := s.context()
 	children := map[*simulator.Folder][]types.ManagedObjectReference{}
@@ -182,7 +182,12 @@ func (s *Server) add(specs []ServerSpec) ([]*VM, error) {
 		if err != nil {
 			return nil, fmt.Errorf("server %q: folder %q: %w", spec.Name, spec.Folder, err)
 		}
-		vm, err := s.newVM(spec.withDefaults(), folder)
+		dir := spec.Name
+		for n := 1; dirs[dir]; n++ { // of a server that was renamed
+			dir = fmt.Sprintf("%s_%d", spec.Name, n)
+		}
+		dirs[dir] = true
+		vm, err := s.newVM(spec.withDefaults(), dir, folder)
 		if err != nil {
 			return nil, fmt.Errorf("server %q: %w", spec.Name, err)
 		}

@@ -156,6 +156,9 @@ func (s *Server) page(areas []Extent, start, size int64) *types.DiskChangeInfo {
 		end, areas = areas[0].Offset, nil
 	case len(areas) > s.cfg.AreasPerPage:
 		end, areas = areas[s.cfg.AreasPerPage].Offset, areas[:s.cfg.AreasPerPage]
+		if s.cfg.EmptyPages {
+			end = areas[len(areas)-1].End()
+		}
 	}
 	info := &types.DiskChangeInfo{StartOffset: start, Length: end - start}
 	for _, e := range areas {

@@ -42,9 +42,9 @@ type machine struct {
 	vm *VM
 }
 
-func (s *Server) newVM(spec ServerSpec, folder *simulator.Folder) (*VM, error) {
+func (s *Server) newVM(spec ServerSpec, dir string, folder *simulator.Folder) (*VM, error) {
 	spec.ExtraConfig = maps.Clone(spec.ExtraConfig)
-	vm := &VM{s: s, spec: spec, dir: spec.Name, tracked: spec.ChangeTracking, quirks: spec.Quirks}
+	vm := &VM{s: s, spec: spec, dir: dir, tracked: spec.ChangeTracking, quirks: spec.Quirks}
 	vm.host = s.places.hosts[int(s.next.Load())%len(s.places.hosts)]
 	if spec.Host != "" {
 		i := slices.IndexFunc(s.places.hosts, func(h *simulator.HostSystem) bool { return h.Name == spec.Host })
@@ -134,6 +134,11 @@ func (vm *VM) change(f func() error) error {
 // Rename changes the name in the inventory. The files keep theirs.
 func (vm *VM) Rename(name string) error {
 	return vm.change(func() error {
+		for _, o := range vm.s.vms {
+			if o.spec.Name == name || name == "" {
+				return fmt.Errorf("rename %q to %q: the name is empty or taken", vm.spec.Name, name)
+			}
+		}
 		vm.spec.Name = name
 		return nil
 	})
