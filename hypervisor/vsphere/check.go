@@ -26,6 +26,15 @@ func (s *Source) Check(ctx context.Context, id hypervisor.ServerID) (hypervisor.
 	for _, look := range []func(*vm) []hypervisor.Finding{checkState, checkDisks, checkTracking, s.checkSnapshots} {
 		report.Findings = append(report.Findings, look(v)...)
 	}
+	full, err := s.fullDatastores(ctx, v)
+	if err != nil {
+		return hypervisor.Report{}, fmt.Errorf("check %s: %w", v.Name, err)
+	}
+	for _, what := range full {
+		report.Findings = append(report.Findings, hypervisor.Finding{
+			Code: DatastoreFull.Code, Blocks: true, Subject: v.Name, What: what, Hint: DatastoreFull.Hint,
+		})
+	}
 	privileges, err := s.checkPrivileges(ctx, v)
 	if err != nil {
 		return hypervisor.Report{}, fmt.Errorf("check the privileges on %s: %w", v.Name, err)
@@ -63,6 +72,22 @@ func checkState(v *vm) (found []hypervisor.Finding) {
 }
 
 func checkDisks(v *vm) (found []hypervisor.Finding) {
+	if v.Config.KeyId != nil {
+		found = append(found, hypervisor.Finding{
+			Code: "vsphere-encrypted", Blocks: true, Subject: v.Name,
+			What: "the virtual machine is encrypted by vSphere: its disk files cannot be read without the key",
+			Hint: "Decrypt it in vSphere for the migration (its storage policy); encryption inside the guest is no hindrance",
+		})
+	}
+	for _, device := range v.Config.Hardware.Device {
+		if _, ok := device.(*types.VirtualTPM); ok {
+			found = append(found, hypervisor.Finding{
+				Code: "vsphere-virtual-tpm", Subject: v.Name,
+				What: "the virtual machine has a virtual TPM, whose content stays behind",
+				Hint: "Have the recovery key of a disk encryption that is bound to the TPM (BitLocker) at hand, or suspend it before cutover",
+			})
+		}
+	}
 	for _, d := range v.disks() {
 		switch {
 		case d.shared:
@@ -76,6 +101,12 @@ func checkDisks(v *vm) (found []hypervisor.Finding) {
 				Code: "vsphere-disk-not-snapshotted", Blocks: true, Subject: d.label,
 				What: "the disk cannot be replicated: " + d.skip,
 				Hint: "Convert it to an ordinary disk in vSphere, or let the job leave it out",
+			})
+		case d.parent && v.Snapshot == nil:
+			found = append(found, hypervisor.Finding{
+				Code: "vsphere-disk-linked", Blocks: true, Subject: d.label,
+				What: "the disk is a linked clone's: it is spread over several files, " + d.file + " is the last",
+				Hint: "Make a full clone of the virtual machine, or consolidate it",
 			})
 		case !d.flat && !d.parent:
 			found = append(found, hypervisor.Finding{

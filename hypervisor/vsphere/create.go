@@ -13,6 +13,7 @@ import (
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
+	"golang.org/x/sync/errgroup"
 
 	"skylift/hypervisor"
 	"skylift/internal/problem"
@@ -34,7 +35,7 @@ func (s *Source) Snapshot(ctx context.Context, run hypervisor.RunID, servers []h
 		return nil, fmt.Errorf("run ID %q does not make a snapshot's name of at most %d characters", run, nameLimit)
 	}
 	prepared := make([]*creation, len(servers))
-	if err := each(servers, func(i int, id hypervisor.ServerID) (err error) {
+	if err := together(ctx, servers, func(ctx context.Context, i int, id hypervisor.ServerID) (err error) {
 		prepared[i], err = s.prepare(ctx, run, id, q)
 		return err
 	}); err != nil {
@@ -43,10 +44,10 @@ func (s *Source) Snapshot(ctx context.Context, run hypervisor.RunID, servers []h
 	// From here on each creation is undone unless all succeed.
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, each(prepared, func(_ int, c *creation) error { return c.undo(ctx) }))
+			err = errors.Join(err, undoAll(ctx, prepared))
 		}
 	}()
-	if err := each(prepared, func(_ int, c *creation) error { return c.create(ctx) }); err != nil {
+	if err := together(ctx, prepared, func(ctx context.Context, _ int, c *creation) error { return c.create(ctx) }); err != nil {
 		return nil, err
 	}
 	for _, c := range prepared {
@@ -55,12 +56,20 @@ func (s *Source) Snapshot(ctx context.Context, run hypervisor.RunID, servers []h
 	return refs, nil
 }
 
-// each runs work for all items at once and joins the errors.
-func each[T any](items []T, work func(int, T) error) error {
-	errs := make([]error, len(items))
-	var all sync.WaitGroup
+// together runs work for all items at once. The first error ends the others.
+func together[T any](ctx context.Context, items []T, work func(context.Context, int, T) error) error {
+	all, ctx := errgroup.WithContext(ctx)
 	for i, item := range items {
-		all.Go(func() { errs[i] = work(i, item) })
+		all.Go(func() error { return work(ctx, i, item) })
+	}
+	return all.Wait()
+}
+
+func undoAll(ctx context.Context, made []*creation) error {
+	errs := make([]error, len(made))
+	var all sync.WaitGroup
+	for i, c := range made {
+		all.Go(func() { errs[i] = c.undo(ctx) })
 	}
 	all.Wait()
 	return errors.Join(errs...)
@@ -85,9 +94,8 @@ func (s *Source) prepare(ctx context.Context, run hypervisor.RunID, id hyperviso
 		return nil, fmt.Errorf("take a snapshot: %w", err)
 	}
 	c := &creation{source: s, v: v, run: run, quiesce: q}
-	if c.look() {
-		c.found = true
-		return c, nil
+	if err := c.lookAlsoUnderWay(ctx); err != nil || c.found {
+		return c, err
 	}
 	if slices.Contains(v.DisabledMethod, "CreateSnapshot_Task") {
 		return nil, MethodDisabled.New(nil, "take a snapshot of %s", v.Name)
@@ -95,7 +103,37 @@ func (s *Source) prepare(ctx context.Context, run hypervisor.RunID, id hyperviso
 	if err := c.waitForOlder(ctx); err != nil {
 		return nil, err
 	}
+	full, err := s.fullDatastores(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	if len(full) > 0 {
+		return nil, DatastoreFull.New(nil, "take a snapshot of %s: %s", v.Name, strings.Join(full, ", "))
+	}
 	return c, nil
+}
+
+// lookAlsoUnderWay finds the run's snapshot, even one that a process before us
+// asked for and vSphere is still making.
+func (c *creation) lookAlsoUnderWay(ctx context.Context) error {
+	if c.found = c.look(); c.found {
+		return nil
+	}
+	s := c.source
+	pending, err := s.creating(ctx, c.v.RecentTask)
+	if err != nil || len(pending) == 0 {
+		return err
+	}
+	for _, t := range pending {
+		if _, err := s.await(ctx, t, s.limits.Task, "wait for a snapshot of "+c.v.Name+" that is under way"); err != nil && !isFault(err) {
+			return err
+		}
+	}
+	if err := s.refresh(ctx, c.v); err != nil {
+		return err
+	}
+	c.found = c.look()
+	return nil
 }
 
 // look finds the run's snapshot in the tree as last read.
@@ -217,7 +255,7 @@ func reason(err error) string {
 func (c *creation) take(ctx context.Context, quiesce bool) error {
 	s := c.source
 	wasOff := !c.v.poweredOn()
-	if err := c.start(ctx, quiesce); err != nil {
+	if err := c.start(ctx, quiesce); err != nil || c.found {
 		return err
 	}
 	t := c.tasks[len(c.tasks)-1]
@@ -270,6 +308,12 @@ func (c *creation) start(ctx context.Context, quiesce bool) error {
 		}
 		if !budget.spend(ctx) {
 			return fmt.Errorf("take a snapshot of %s: %w", c.v.Name, err)
+		}
+		if err := s.refresh(ctx, c.v); err != nil {
+			return err
+		}
+		if c.found = c.look(); c.found {
+			return nil
 		}
 	}
 }

@@ -44,6 +44,22 @@ func (s *Source) datastores(ctx context.Context, v *vm) (*datastores, error) {
 	return d, nil
 }
 
+// fullDatastores lists the machine's datastores that have less than the set
+// share free.
+func (s *Source) fullDatastores(ctx context.Context, v *vm) (full []string, err error) {
+	var found []mo.Datastore
+	if err := s.session.retrieve(ctx, v.Datastore, []string{"summary"}, &found); err != nil {
+		return nil, fmt.Errorf("read the datastores' free space: %w", explain(err, "the datastores of "+v.Name))
+	}
+	for _, store := range found {
+		sum := store.Summary
+		if sum.Capacity > 0 && sum.FreeSpace < sum.Capacity/100*int64(s.limits.FreePercent) {
+			full = append(full, fmt.Sprintf("datastore %q has %d of %d GiB free, less than %d %%", sum.Name, sum.FreeSpace>>30, sum.Capacity>>30, s.limits.FreePercent))
+		}
+	}
+	return full, nil
+}
+
 // address is where a file of a datastore is had by HTTPS. The names in the
 // query come escaped from vSphere (a slash in a name is "%2f") and are escaped
 // once more.

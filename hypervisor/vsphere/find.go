@@ -24,7 +24,7 @@ type vm struct {
 var vmProperties = []string{
 	"name", "disabledMethod", "datastore", "snapshot", "recentTask",
 	"config.uuid", "config.instanceUuid", "config.template", "config.version", "config.bootOptions",
-	"config.changeTrackingEnabled", "config.extraConfig", "config.hardware.device",
+	"config.changeTrackingEnabled", "config.keyId", "config.extraConfig", "config.hardware.device",
 	"runtime.powerState", "runtime.connectionState", "runtime.consolidationNeeded",
 	"guest.toolsRunningStatus",
 }

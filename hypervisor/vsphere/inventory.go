@@ -53,7 +53,7 @@ func (s *Source) Watch(ctx context.Context, emit func(hypervisor.Change) error) 
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case lostCollector(err) || notAuthenticated(err) || !isFault(err) && !errors.Is(err, errClosed):
-			if !isUntrusted(err) && !hasKind(err, LoginRefused) && budget.spend(ctx) {
+			if !isUntrusted(err) && !hasKind(err, LoginRefused) && !hasKind(err, PermissionDenied) && budget.spend(ctx) {
 				s.log.WithError(err).Debug("watching the inventory starts again")
 				continue
 			}

@@ -69,6 +69,12 @@ var (
 		Hint:  "Look at the task in vSphere; the datastore may be overloaded or the host out of reach",
 		Retry: true,
 	}
+	DatastoreFull = &problem.Kind{
+		Code:  "vsphere-datastore-full",
+		Title: "a datastore has too little free space for a snapshot",
+		Hint:  "Free or add space on the datastore: while a snapshot exists, everything the server writes takes up more of it",
+		Retry: true,
+	}
 	TrackingRefused = &problem.Kind{
 		Code:  "vsphere-tracking-refused",
 		Title: "changed block tracking cannot be switched on now",

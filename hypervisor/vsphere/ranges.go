@@ -20,7 +20,7 @@ const (
 	// broke, so the size is a matter of round trips per byte.
 	requestSize = 16 << 20
 	// readBuffer is between the connection and its reader.
-	readBuffer = 128 << 10
+	readBuffer = 64 << 10
 	readTries  = 8
 	readLimit  = 3 * time.Minute
 )

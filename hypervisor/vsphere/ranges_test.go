@@ -384,3 +384,22 @@ func FuzzContentRange(f *testing.F) {
 		}
 	})
 }
+
+func TestBlocksAreReadWithoutAllocation(t *testing.T) {
+	const blocks = 8
+	content := randomBytes(blocks * block)
+	body := bytes.NewReader(content)
+	watchdog := time.AfterFunc(time.Hour, func() {})
+	defer watchdog.Stop()
+	a := &answer{Response: &http.Response{Body: io.NopCloser(body)}, watchdog: watchdog, limit: time.Hour}
+	r := &reader{block: make([]byte, block), budget: newBudget(1, time.Hour), emit: func(int64, []byte, int64) error { return nil }}
+	if n := testing.AllocsPerRun(5, func() {
+		body.Reset(content)
+		r.at, r.filled = 0, 0
+		if err := r.blocks(a, blocks*block, blocks*block); err != nil {
+			t.Error(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations for %d blocks", n, blocks)
+	}
+}

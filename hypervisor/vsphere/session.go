@@ -146,7 +146,11 @@ func (s *session) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 }
 
 func (s *session) call(ctx context.Context, req, res soap.HasFault) error {
-	ctx, cancel := context.WithTimeout(ctx, callLimit)
+	limit := callLimit
+	if _, waits := req.(*methods.WaitForUpdatesExBody); waits {
+		limit = waitFor*time.Second + loginLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if err := s.soap.RoundTrip(ctx, req, res); err != nil {
 		return err
@@ -249,7 +253,7 @@ func (s *session) login(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing.Err() != nil {
-		return errClosed
+		return errors.Join(errClosed, s.logout(ctx, content))
 	}
 	s.generation++
 	s.in, s.content, s.key, s.refused = true, content, current.Key, nil
@@ -337,7 +341,11 @@ func (s *session) close(ctx context.Context) error {
 	if !in {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, logoutLimit)
+	return s.logout(ctx, content)
+}
+
+func (s *session) logout(ctx context.Context, content types.ServiceContent) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), logoutLimit)
 	defer cancel()
 	_, err := methods.Logout(ctx, s.soap, &types.Logout{This: *content.SessionManager})
 	if err != nil && !notAuthenticated(err) {

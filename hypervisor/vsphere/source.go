@@ -50,6 +50,7 @@ type Limits struct {
 	Older       time.Duration // 15 min for an earlier snapshot of ours to be removed before a new one
 	Undo        time.Duration // 60 s to remove what a failed or canceled creation left
 	Idle        time.Duration // 60 s without a byte end a connection
+	FreePercent int           // 5 % of a datastore must be free before a snapshot is taken; below 0: no matter
 }
 
 func (l Limits) withDefaults() Limits {
@@ -66,6 +67,9 @@ func (l Limits) withDefaults() Limits {
 	count(&l.Snapshots, 15)
 	count(&l.Disks, 8)
 	count(&l.Connections, 16)
+	if l.FreePercent == 0 {
+		l.FreePercent = 5
+	}
 	set(&l.Quiesce, time.Minute)
 	set(&l.Task, 15*time.Minute)
 	set(&l.Older, 15*time.Minute)
