@@ -519,3 +519,90 @@ func TestLargeInventoriesAreListedInPages(t *testing.T) {
 		t.Errorf("calls were %v: the collector or the view stays", p.Calls())
 	}
 }
+
+func TestAFullDatastoreGetsNoSnapshot(t *testing.T) {
+	p := newPlatform(t)
+	id := p.AddServer(t, "web", size)
+	must(t, p.SetDatastoreFree("datastore1", 1<<40)) // of 100 TiB
+	s, _ := p.source(t, p.config())
+	_, err := s.Snapshot(t.Context(), "r1", []hypervisor.ServerID{id}, hypervisor.QuiesceNever)
+	has(t, err, vsphere.DatastoreFull)
+	report, err := s.Check(t.Context(), id)
+	must(t, err)
+	if f := finding(report, vsphere.DatastoreFull.Code); f == nil || !f.Blocks {
+		t.Errorf("the report is %+v", report)
+	}
+}
+
+func TestABusyServerIsAskedAgainAndGetsOneSnapshot(t *testing.T) {
+	p := newPlatform(t, func(c *vcenter.Config) {
+		c.Fault = func(call vcenter.Call) error {
+			busy := vcenter.SOAPFault{Fault: &types.TaskInProgress{}, Message: "another task is already in progress"}
+			switch {
+			case call.Method == "CreateSnapshot_Task" && !call.Task && call.N <= 2, call.Method == "RemoveSnapshot_Task" && call.Task && call.N <= 2:
+				return busy
+			}
+			return nil
+		}
+	})
+	id := p.AddServer(t, "web", size)
+	s, _ := p.source(t, p.config())
+	ref := snapshot(t, s, "r1", id, hypervisor.QuiesceNever)
+	if left := p.SnapshotNames(t); len(left) != 1 {
+		t.Errorf("snapshots are %q", left)
+	}
+	must(t, s.Remove(t.Context(), ref))
+	if left := p.SnapshotNames(t); len(left) != 0 {
+		t.Errorf("snapshots are %q", left)
+	}
+}
+
+// TestACreationThatFailsLateIsUndone has the second server's snapshot fail
+// when the first one's is already there.
+func TestACreationThatFailsLateIsUndone(t *testing.T) {
+	made := make(chan struct{})
+	p := newPlatform(t, func(c *vcenter.Config) {
+		c.OnSnapshot = func(e vcenter.SnapshotEvent) {
+			if err := e.Release(); err != nil {
+				t.Error(err)
+			}
+			close(made)
+		}
+		c.Fault = func(call vcenter.Call) error {
+			if call.Task && call.Method == "CreateSnapshot_Task" && call.N == 2 {
+				<-made
+				return vcenter.SOAPFault{Fault: &types.SnapshotFault{}, Message: "no"}
+			}
+			return nil
+		}
+	})
+	one, two := p.AddServer(t, "one", size), p.AddServer(t, "two", size)
+	s, _ := p.source(t, p.config())
+	_, err := s.Snapshot(t.Context(), "r1", []hypervisor.ServerID{one, two}, hypervisor.QuiesceNever)
+	has(t, err, vsphere.SnapshotFailed)
+	if left := p.OpenSnapshots(); len(left) != 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestACanceledCreationIsUndone cancels while vSphere is making the snapshot.
+func TestACanceledCreationIsUndone(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	p := newPlatform(t, func(c *vcenter.Config) {
+		c.OnSnapshot = func(e vcenter.SnapshotEvent) {
+			if err := e.Release(); err != nil {
+				t.Error(err)
+			}
+			cancel()
+		}
+	})
+	id := p.AddServer(t, "web", size)
+	s, _ := p.source(t, p.config())
+	_, err := s.Snapshot(ctx, "r1", []hypervisor.ServerID{id}, hypervisor.QuiesceNever)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if left := p.OpenSnapshots(); len(left) != 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
