@@ -110,7 +110,7 @@ func (r *reader) span(ctx context.Context, span hypervisor.Extent) error {
 				if total != r.file.size {
 					return hypervisor.SnapshotGone.New(nil, "%s had %d bytes and has %d", r.file.name, r.file.size, total)
 				}
-				return r.blocks(a, want.End(), span.End())
+				return r.blocks(ctx, a, want.End(), span.End())
 			})
 		})
 		if err != nil {
@@ -120,9 +120,13 @@ func (r *reader) span(ctx context.Context, span hypervisor.Extent) error {
 	return nil
 }
 
-// blocks emits block after block of an answer that ends at to.
-func (r *reader) blocks(a *answer, to, spanEnd int64) error {
+// blocks emits block after block of an answer that ends at to. The context is
+// asked each time: an answer may have arrived whole before it ended.
+func (r *reader) blocks(ctx context.Context, a *answer, to, spanEnd int64) error {
 	for r.at < to {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		size := int(min(int64(len(r.block)), spanEnd-r.at))
 		for r.filled < size {
 			n, err := a.Read(r.block[r.filled:size])

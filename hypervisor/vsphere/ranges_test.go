@@ -396,7 +396,7 @@ func TestBlocksAreReadWithoutAllocation(t *testing.T) {
 	if n := testing.AllocsPerRun(5, func() {
 		body.Reset(content)
 		r.at, r.filled = 0, 0
-		if err := r.blocks(a, blocks*block, blocks*block); err != nil {
+		if err := r.blocks(t.Context(), a, blocks*block, blocks*block); err != nil {
 			t.Error(err)
 		}
 	}); n != 0 {
