@@ -94,7 +94,7 @@ func checkDisks(v *vm) (found []hypervisor.Finding) {
 			found = append(found, hypervisor.Finding{
 				Code: "vsphere-disk-shared", Blocks: true, Subject: d.label,
 				What: "the disk cannot be replicated: " + d.skip + "; vSphere takes no snapshot of the running server at all",
-				Hint: "Switch the server off and remove the sharing for the migration, or replicate from inside the cluster's other means",
+				Hint: "Switch the server off and remove the sharing for the migration, or carry the shared data over by other means",
 			})
 		case d.skip != "":
 			found = append(found, hypervisor.Finding{

@@ -36,7 +36,6 @@ func (s *Source) find(ctx context.Context, id hypervisor.ServerID) (*vm, error) 
 		return nil, err
 	}
 	uuid, number, _ := strings.Cut(string(id), "@")
-	var refs []ref
 	for _, instance := range []bool{true, false} {
 		res, err := methods.FindAllByUuid(ctx, s.session, &types.FindAllByUuid{
 			This: *services.SearchIndex, Uuid: uuid, VmSearch: true, InstanceUuid: types.NewBool(instance),
@@ -44,26 +43,25 @@ func (s *Source) find(ctx context.Context, id hypervisor.ServerID) (*vm, error) 
 		if err != nil {
 			return nil, fmt.Errorf("look for server %s: %w", id, explain(err, "the search index"))
 		}
-		refs = append(refs, res.Returnval...)
-	}
-	slices.SortFunc(refs, older)
-	for _, r := range slices.Compact(refs) {
-		if number != "" && r.Value != number {
-			continue
+		slices.SortFunc(res.Returnval, older)
+		for _, r := range res.Returnval {
+			if number != "" && r.Value != number {
+				continue
+			}
+			v, err := s.read(ctx, r)
+			if isGone(err) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("read server %s: %w", id, explain(err, "the virtual machine "+r.Value))
+			}
+			// The search by BIOS UUID also finds those that have another instance UUID.
+			if v.Config == nil || v.Config.Template || identity(v.Config.InstanceUuid, v.Config.Uuid) != uuid {
+				continue
+			}
+			v.id = id
+			return v, nil
 		}
-		v, err := s.read(ctx, r)
-		if isGone(err) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read server %s: %w", id, explain(err, "the virtual machine "+r.Value))
-		}
-		// The search by BIOS UUID also finds those that have another instance UUID.
-		if v.Config == nil || v.Config.Template || identity(v.Config.InstanceUuid, v.Config.Uuid) != uuid {
-			continue
-		}
-		v.id = id
-		return v, nil
 	}
 	return nil, ServerUnknown.New(nil, "server %s", id)
 }

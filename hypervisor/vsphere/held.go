@@ -27,7 +27,7 @@ func (s *Source) Held(ctx context.Context) ([]hypervisor.SnapshotRef, []hypervis
 	taken := map[string]bool{}
 	for _, m := range machines {
 		if m.Config == nil {
-			continue
+			continue // out of reach: neither nameable nor changeable now
 		}
 		uuid := identity(m.Config.InstanceUuid, m.Config.Uuid)
 		id := hypervisor.ServerID(uuid)

@@ -23,10 +23,12 @@ func (s *Source) Settle(ctx context.Context, ref hypervisor.SnapshotRef) (hyperv
 // disks are consolidated. A snapshot of that ID under another name is not
 // ours and is left alone.
 func (s *Source) Remove(ctx context.Context, ref hypervisor.SnapshotRef) error {
-	v, err := s.find(ctx, ref.Server)
-	if problem.Has(err, ServerUnknown) {
-		// Its machine may have got another UUID; the snapshot knows.
-		if v, err = s.findOwner(ctx, ref.ID); v == nil && err == nil {
+	// The snapshot knows its machine better than the server's ID does: UUIDs
+	// can be changed.
+	v, err := s.findOwner(ctx, ref.ID)
+	if v == nil && err == nil {
+		v, err = s.find(ctx, ref.Server)
+		if problem.Has(err, ServerUnknown) {
 			return nil
 		}
 	}
@@ -143,8 +145,11 @@ func (s *Source) consolidate(ctx context.Context, v *vm) error {
 		if err == nil {
 			_, err = s.await(ctx, res.Returnval, 4*s.limits.Task, "consolidate the disks")
 		}
-		if ctx.Err() != nil {
-			return errors.Join(context.Cause(ctx), err)
+		switch cause := context.Cause(ctx); {
+		case errors.Is(cause, errLate):
+			return ConsolidationNeeded.New(errors.Join(cause, err), "%s", v.Name)
+		case cause != nil:
+			return errors.Join(cause, err)
 		}
 		if last = explain(err, v.Name); err != nil && !isFault(err) && !problem.Has(err, TaskLate) {
 			return last

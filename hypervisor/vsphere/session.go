@@ -41,7 +41,7 @@ type session struct {
 	soap     *soap.Client
 	web      *http.Client // for datastore files; shares the cookies of soap
 	closing  context.Context
-	close1   context.CancelFunc
+	shut     context.CancelFunc
 	idle     sync.WaitGroup // the keep-alive
 
 	turn chan struct{} // who holds it may log in
@@ -85,7 +85,7 @@ func newSession(c Config, limits Limits) (*session, error) {
 			},
 		},
 		closing: closing,
-		close1:  cancel,
+		shut:    cancel,
 		turn:    make(chan struct{}, 1),
 	}, nil
 }
@@ -332,7 +332,7 @@ func (s *session) close(ctx context.Context) error {
 		s.mu.Unlock()
 		return nil
 	}
-	s.close1()
+	s.shut()
 	in, content := s.in, s.content
 	s.mu.Unlock()
 	s.idle.Wait()
