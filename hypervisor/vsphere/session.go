@@ -26,7 +26,6 @@ const (
 	callLimit   = 5 * time.Minute // for one SOAP call to be answered
 	loginLimit  = time.Minute
 	logoutLimit = 10 * time.Second
-	keepAlive   = 5 * time.Minute // vSphere ends sessions that idle for 30
 	// refusedFor is how long a refused password is not tried again, so that
 	// calls coming one after the other do not lock the account.
 	refusedFor = time.Minute
@@ -42,6 +41,7 @@ type session struct {
 	web      *http.Client // for datastore files; shares the cookies of soap
 	closing  context.Context
 	shut     context.CancelFunc
+	pulse    time.Duration  // between signs of life
 	idle     sync.WaitGroup // the keep-alive
 
 	turn chan struct{} // who holds it may log in
@@ -84,6 +84,7 @@ func newSession(c Config, limits Limits) (*session, error) {
 				return http.ErrUseLastResponse // a datastore does not send us elsewhere
 			},
 		},
+		pulse:   limits.KeepAlive,
 		closing: closing,
 		shut:    cancel,
 		turn:    make(chan struct{}, 1),
@@ -294,7 +295,7 @@ func (s *session) logins() int {
 // keepAlive asks the time now and then, so that the session does not idle away
 // while bytes flow that vSphere does not count as its use.
 func (s *session) keepAlive() {
-	ticker := time.NewTicker(keepAlive)
+	ticker := time.NewTicker(s.pulse)
 	defer ticker.Stop()
 	for {
 		select {

@@ -50,6 +50,7 @@ type Limits struct {
 	Older       time.Duration // 15 min for an earlier snapshot of ours to be removed before a new one
 	Undo        time.Duration // 60 s to remove what a failed or canceled creation left
 	Idle        time.Duration // 60 s without a byte end a connection
+	KeepAlive   time.Duration // 5 min between signs of life: vSphere ends sessions that idle for 30
 	FreePercent int           // 5 % of a datastore must be free before a snapshot is taken; below 0: no matter
 }
 
@@ -75,6 +76,7 @@ func (l Limits) withDefaults() Limits {
 	set(&l.Older, 15*time.Minute)
 	set(&l.Undo, time.Minute)
 	set(&l.Idle, time.Minute)
+	set(&l.KeepAlive, 5*time.Minute)
 	return l
 }
 

@@ -606,3 +606,68 @@ func TestACanceledCreationIsUndone(t *testing.T) {
 		t.Errorf("left behind: %q", left)
 	}
 }
+
+func TestAnIdleSessionIsKeptAlive(t *testing.T) {
+	beats := make(chan int, 100)
+	p := newPlatform(t, func(c *vcenter.Config) {
+		c.Fault = func(call vcenter.Call) error {
+			if call.Method == "CurrentTime" {
+				select {
+				case beats <- call.N:
+				default: // the test is over
+				}
+			}
+			return nil
+		}
+	})
+	c := p.config()
+	c.Limits.KeepAlive = 10 * time.Millisecond
+	s, _ := p.source(t, c)
+	_, _, err := s.Held(t.Context())
+	must(t, err)
+	<-beats
+	p.Server.ExpireSessions()
+	for logins := p.Calls()["Login"]; logins < 2; logins = p.Calls()["Login"] {
+		<-beats // a beat that meets an expired session logs in
+	}
+}
+
+func TestWatchGoesOnAfterAnOutage(t *testing.T) {
+	p := newPlatform(t, func(c *vcenter.Config) {
+		c.Fault = func(call vcenter.Call) error {
+			switch {
+			case call.Method == "WaitForUpdatesEx" && (call.N == 2 || call.N == 3):
+				return vcenter.Drop
+			case call.Method == "WaitForUpdatesEx" && call.N == 4:
+				return vcenter.HTTPStatus(503)
+			}
+			return nil
+		}
+	})
+	p.AddServer(t, "one", size)
+	s, _ := p.source(t, p.config())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var told []string
+	err := s.Watch(ctx, func(c hypervisor.Change) error {
+		switch {
+		case c.Synced:
+			told = append(told, "synced")
+			p.AddServer(t, "two", size)
+		case c.Server != nil:
+			told = append(told, c.Server.Name)
+			if c.Server.Name == "two" {
+				cancel()
+			}
+		default:
+			told = append(told, "gone")
+		}
+		return nil
+	})
+	if got := strings.Join(told, " "); !errors.Is(err, context.Canceled) || got != "one synced two" {
+		t.Errorf("told %q, %v", got, err)
+	}
+	if n := p.Calls()["WaitForUpdatesEx"]; n < 5 {
+		t.Errorf("only %d calls: there was no outage", n)
+	}
+}
