@@ -189,10 +189,12 @@ func supported(kind, method string) bool {
 	case "AuthorizationManager":
 		methods = "HasPrivilegeOnEntities"
 	case "SearchIndex":
-		methods = "FindByInventoryPath FindChild"
+		methods = "FindByInventoryPath FindChild FindAllByUuid"
 	case "VirtualMachine":
 		methods = "CreateSnapshot_Task CreateSnapshotEx_Task RemoveAllSnapshots_Task RevertToCurrentSnapshot_Task" +
 			" ConsolidateVMDisks_Task ReconfigVM_Task QueryChangedDiskAreas PowerOnVM_Task PowerOffVM_Task ShutdownGuest"
+	case "Task":
+		methods = "CancelTask"
 	case "VirtualMachineSnapshot":
 		methods = "RemoveSnapshot_Task RevertToSnapshot_Task"
 	}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -12,6 +15,11 @@ import (
 type task struct {
 	mo.Task
 	worldLocked
+}
+
+// CancelTask refuses: the tasks that are modeled cannot be canceled.
+func (t *task) CancelTask(*types.CancelTask) soap.HasFault {
+	return &methods.CancelTaskBody{Fault_: simulator.Fault("The task cannot be canceled.", &types.NotSupported{})}
 }
 
 // worldLocked marks the managed objects that world guards, and that must not be
