@@ -671,3 +671,14 @@ func TestWatchGoesOnAfterAnOutage(t *testing.T) {
 		t.Errorf("only %d calls: there was no outage", n)
 	}
 }
+
+func TestDisksThatCannotBeToldApartAreNotRead(t *testing.T) {
+	p := newPlatform(t)
+	const twin = "6000C290-aaaa-bbbb-cccc-ddddeeeeffff"
+	id := p.add(t, vcenter.ServerSpec{Name: "web", Disks: []vcenter.DiskSpec{{Size: size, UUID: twin}, {Size: size, UUID: twin}, {Size: size}}})
+	s, _ := p.source(t, p.config())
+	disks := open(t, s, snapshot(t, s, "r1", id, hypervisor.QuiesceNever)).Disks()
+	if len(disks) != 1 || disks[0].Info().ID == twin {
+		t.Errorf("there are %d disks to read, want the one with a UUID of its own", len(disks))
+	}
+}
