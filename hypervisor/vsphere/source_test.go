@@ -682,3 +682,41 @@ func TestDisksThatCannotBeToldApartAreNotRead(t *testing.T) {
 		t.Errorf("there are %d disks to read, want the one with a UUID of its own", len(disks))
 	}
 }
+
+func TestHeldLooksAtAllPagesWhateverHappensToItsSession(t *testing.T) {
+	var mu sync.Mutex
+	calls, expireAt := 0, 0
+	var p *platform
+	p = newPlatform(t, func(c *vcenter.Config) {
+		c.Fault = func(call vcenter.Call) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if calls++; calls == expireAt {
+				p.Server.ExpireSessions()
+			}
+			return nil
+		}
+	})
+	must(t, p.AddServers(450, vcenter.ServerSpec{Name: "vm", Disks: []vcenter.DiskSpec{{Size: size}}}))
+	id := p.AddServer(t, "last", size)
+	s, _ := p.source(t, p.config())
+	snapshot(t, s, "r1", id, hypervisor.QuiesceNever)
+	for at := 1; ; at++ {
+		mu.Lock()
+		calls, expireAt = 0, at
+		mu.Unlock()
+		held, _, err := s.Held(t.Context())
+		if err != nil || len(held) != 1 || held[0].Server != id {
+			t.Errorf("expired at call %d: held are %+v, %v", at, held, err)
+		}
+		mu.Lock()
+		done := calls < at
+		mu.Unlock()
+		if done {
+			break
+		}
+	}
+	if p.Calls()["ContinueRetrievePropertiesEx"] == 0 {
+		t.Error("one page held everything: the test does not test paging")
+	}
+}
