@@ -35,7 +35,8 @@ type Config struct {
 	// server.
 	OnSnapshot func(SnapshotEvent)
 
-	// Fault is asked before every call; see Call. It may block.
+	// Fault is asked before every call; see Call. It may block, and it is
+	// asked from several goroutines: tasks run beside calls.
 	Fault func(Call) error
 
 	Log logrus.FieldLogger // default: none
@@ -67,6 +68,7 @@ type ServerSpec struct {
 	ExtraConfig     map[string]string
 	ChangeTracking  bool // config.changeTrackingEnabled, in effect from the start
 	Encrypted       bool // config.keyId is set
+	Template        bool // config.template
 	Disks           []DiskSpec
 	Devices         []types.BaseVirtualDevice // further devices, shown as they are
 	Quirks          Quirks

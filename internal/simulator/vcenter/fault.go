@@ -19,8 +19,8 @@ import (
 //   - A request for a file: Method is "GET /folder" or "HEAD /folder", Path the
 //     file's path in its datastore.
 //
-// The answer nil lets it pass. A SOAPFault, an HTTPStatus, Drop, DropAfter and
-// LoseAnswer fail it in their ways; any other error is a SystemError fault, and
+// The answer nil lets it pass. A SOAPFault, an HTTPStatus, ErrDropped, DropAfter and
+// ErrAnswerLost fail it in their ways; any other error is a SystemError fault, and
 // status 500 on /folder.
 type Call struct {
 	Context context.Context // ends when the client goes away or the simulator closes
@@ -48,18 +48,18 @@ type HTTPStatus int
 func (s HTTPStatus) Error() string { return fmt.Sprintf("HTTP status %d", int(s)) }
 
 // DropAfter closes the connection after so many bytes of a file's answer; on a
-// SOAP call it is the same as Drop.
+// SOAP call it is the same as ErrDropped.
 type DropAfter int64
 
 // Error implements error.
 func (d DropAfter) Error() string { return fmt.Sprintf("connection dropped after %d bytes", int64(d)) }
 
 var (
-	// Drop closes the connection without an answer; nothing was done.
-	Drop = errors.New("connection dropped")
-	// LoseAnswer does what the call asks for and closes the connection without
+	// ErrDropped closes the connection without an answer; nothing was done.
+	ErrDropped = errors.New("connection dropped")
+	// ErrAnswerLost does what the call asks for and closes the connection without
 	// an answer.
-	LoseAnswer = errors.New("answer lost")
+	ErrAnswerLost = errors.New("answer lost")
 )
 
 // asSOAP is the fault for an answer of Config.Fault.

@@ -25,7 +25,7 @@ func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request) {
 	var status HTTPStatus
 	var after DropAfter
 	switch {
-	case errors.Is(err, Drop), errors.Is(err, LoseAnswer):
+	case errors.Is(err, ErrDropped), errors.Is(err, ErrAnswerLost):
 		panic(http.ErrAbortHandler)
 	case errors.As(err, &status):
 		w.WriteHeader(int(status))
@@ -50,10 +50,12 @@ func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, s.refuse("%s %s: %s", r.Method, r.URL, failed.why), failed.status)
 		return
 	}
+	defer func() { // also when the transfer is broken off
+		if err := content.close(); err != nil {
+			s.log.WithError(err).Warn("vCenter simulator: closing a file")
+		}
+	}()
 	s.serveContent(w, r, content)
-	if err := content.close(); err != nil {
-		s.log.WithError(err).Warn("vCenter simulator: closing a file")
-	}
 }
 
 // openFile is a file under /folder that is being read.

@@ -134,7 +134,7 @@ func TestTheClientsOwnWayToAFile(t *testing.T) {
 }
 
 func TestTheDescriptorDescribesTheFile(t *testing.T) {
-	s, vm := frozenServer(t, noise(1, mib))
+	s, _ := frozenServer(t, noise(1, mib))
 	status, body, _ := get(t, s, "web/web.vmdk", "", nil)
 	text := string(body)
 	for _, line := range []string{
@@ -152,7 +152,6 @@ func TestTheDescriptorDescribesTheFile(t *testing.T) {
 			t.Errorf("the delta's descriptor lacks %q:\n%s", line, delta)
 		}
 	}
-	_ = vm
 }
 
 func TestWhatIsNoFrozenFileIsRefusedLoudly(t *testing.T) {

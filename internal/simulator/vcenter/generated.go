@@ -111,9 +111,9 @@ func (g *generated) fillRandom(p []byte, off int64) {
 		p = p[copy(p, b[skip:]):]
 		word++
 	}
-	for len(p) >= 8 {
-		binary.LittleEndian.PutUint64(p, mix(g.Seed, word))
-		p = p[8:]
+	seed := g.Seed
+	for ; len(p) >= 8; p = p[8:] {
+		binary.LittleEndian.PutUint64(p, mix(seed, word))
 		word++
 	}
 	binary.LittleEndian.PutUint64(b[:], mix(g.Seed, word))

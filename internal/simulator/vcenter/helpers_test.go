@@ -195,22 +195,18 @@ func get(t testing.TB, s *Server, file, rang string, auth func(*http.Request)) (
 	return res.StatusCode, body, res.Header
 }
 
+// faultOf says whether err is the vSphere fault F: a value type where a call
+// failed, a pointer type where a task did.
 func faultOf[F any](err error) bool {
-	var f F
 	if soap.IsSoapFault(err) {
-		switch v := soap.ToSoapFault(err).VimFault().(type) {
-		case F:
-			return true
-		default:
-			_ = v
-		}
+		_, ok := soap.ToSoapFault(err).VimFault().(F)
+		return ok
 	}
 	var task interface{ Fault() types.BaseMethodFault }
 	if errors.As(err, &task) {
 		_, ok := task.Fault().(F)
 		return ok
 	}
-	_ = f
 	return false
 }
 

@@ -1,6 +1,7 @@
 package vcenter
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -163,24 +164,31 @@ func (s *Server) AddServers(n int, spec ServerSpec) error {
 	return err
 }
 
-func (s *Server) add(specs []ServerSpec) ([]*VM, error) {
+func (s *Server) add(specs []ServerSpec) (made []*VM, err error) {
 	s.world.Lock()
 	defer s.world.Unlock()
+	defer func() {
+		if err != nil {
+			for _, vm := range made {
+				err = errors.Join(err, vm.retire(true))
+			}
+			made = nil
+		}
+	}()
 	names, dirs := map[string]bool{}, map[string]bool{}
 	for _, vm := range s.vms {
 		names[vm.spec.Name], dirs[vm.dir] = true, true
 	}
 	ctx := s.context()
 	children := map[*simulator.Folder][]types.ManagedObjectReference{}
-	var made []*VM
 	for _, spec := range specs {
 		if spec.Name == "" || names[spec.Name] {
-			return nil, fmt.Errorf("server %q: the name is empty or taken", spec.Name)
+			return made, fmt.Errorf("server %q: the name is empty or taken", spec.Name)
 		}
 		names[spec.Name] = true
 		folder, err := s.folder(ctx, spec.Folder)
 		if err != nil {
-			return nil, fmt.Errorf("server %q: folder %q: %w", spec.Name, spec.Folder, err)
+			return made, fmt.Errorf("server %q: folder %q: %w", spec.Name, spec.Folder, err)
 		}
 		dir := spec.Name
 		for n := 1; dirs[dir]; n++ { // of a server that was renamed
@@ -189,7 +197,7 @@ func (s *Server) add(specs []ServerSpec) ([]*VM, error) {
 		dirs[dir] = true
 		vm, err := s.newVM(spec.withDefaults(), dir, folder)
 		if err != nil {
-			return nil, fmt.Errorf("server %q: %w", spec.Name, err)
+			return made, fmt.Errorf("server %q: %w", spec.Name, err)
 		}
 		made = append(made, vm)
 		children[folder] = append(children[folder], vm.obj.Self)
@@ -254,7 +262,7 @@ func (s *Server) RemoveServer(name string) error {
 		s.model.Map().Remove(s.context(), snap.obj.Self)
 	}
 	s.model.Map().Remove(s.context(), ref)
-	return vm.retire()
+	return vm.retire(false)
 }
 
 // VM returns a server by its name, nil where there is none.

@@ -34,6 +34,7 @@ type volume struct {
 	pins    int    // views in use outside of the lock
 	dying   []page // pages that only such views can still see
 	retired bool   // close when the last view is released
+	closed  bool
 }
 
 func newVolume(o opened, size int64, file string) *volume {
@@ -279,17 +280,23 @@ func (v *volume) discard(pg page) {
 	v.store.drop(pg)
 }
 
-// retire closes the volume as soon as nothing reads from it any more.
-func (v *volume) retire() error {
+// retire closes the volume as soon as nothing reads from it any more; at once
+// closes it in any case.
+func (v *volume) retire(atOnce bool) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.retired {
-		return nil
-	}
 	v.retired = true
-	if v.pins > 0 {
+	if v.pins > 0 && !atOnce {
 		return nil
 	}
+	return v.close()
+}
+
+func (v *volume) close() error {
+	if v.closed {
+		return nil
+	}
+	v.closed = true
 	return v.closer()
 }
 
@@ -355,7 +362,7 @@ func (w *view) release() (err error) {
 		}
 		w.v.dying = nil
 		if w.v.retired {
-			err = w.v.closer()
+			err = w.v.close()
 		}
 	})
 	return err

@@ -116,7 +116,7 @@ func driveVolume(t *testing.T, content Content, size int64, seed uint64) {
 	if v.store.file != nil && int(v.store.end/grain) != len(v.live.pages)+len(v.store.free) {
 		t.Errorf("places of %d grains: %d in use and %d free", v.store.end/grain, len(v.live.pages), len(v.store.free))
 	}
-	if err := v.retire(); err != nil {
+	if err := v.retire(false); err != nil {
 		t.Error(err)
 	}
 }

@@ -22,6 +22,7 @@ func (vm *VM) render() {
 		boot = o.Config.CreateDate
 	}
 	o.Name, o.ResourcePool = spec.Name, &pool
+	o.DisabledMethod = vm.disabled
 	o.Config = vm.config(vm.disks, vm.live)
 	o.Config.CreateDate = boot
 	o.Runtime = types.VirtualMachineRuntimeInfo{
@@ -62,7 +63,7 @@ func (vm *VM) config(disks []*Disk, state func(*Disk) diskState) *types.VirtualM
 		Name: spec.Name, Uuid: spec.UUID, InstanceUuid: spec.InstanceUUID,
 		Version: fmt.Sprintf("vmx-%02d", spec.HardwareVersion), Firmware: spec.Firmware,
 		GuestId: spec.GuestID, GuestFullName: spec.GuestFullName, Annotation: spec.Annotation,
-		ChangeTrackingEnabled: types.NewBool(vm.tracked),
+		ChangeTrackingEnabled: types.NewBool(vm.tracked), Template: spec.Template,
 		Files: types.VirtualMachineFileInfo{
 			VmPathName: dir + vm.dir + ".vmx", SnapshotDirectory: dir, SuspendDirectory: dir, LogDirectory: dir,
 		},

@@ -132,7 +132,7 @@ func (s *Server) close() error {
 	s.world.Lock()
 	defer s.world.Unlock()
 	for _, vm := range s.vms {
-		errs = append(errs, vm.retire())
+		errs = append(errs, vm.retire(true))
 	}
 	if s.model != nil {
 		s.model.Remove()

@@ -41,12 +41,12 @@ func (s *Server) serveSDK(w http.ResponseWriter, r *http.Request) {
 	var status HTTPStatus
 	var after DropAfter
 	switch {
-	case errors.Is(err, Drop), errors.As(err, &after):
+	case errors.Is(err, ErrDropped), errors.As(err, &after):
 		panic(http.ErrAbortHandler)
 	case errors.As(err, &status):
 		w.WriteHeader(int(status))
 		return
-	case errors.Is(err, LoseAnswer):
+	case errors.Is(err, ErrAnswerLost):
 		w = lost{header: http.Header{}}
 	case err != nil:
 		writeFault(w, asSOAP(err))
@@ -58,12 +58,25 @@ func (s *Server) serveSDK(w http.ResponseWriter, r *http.Request) {
 	case !supported(object.Type, method):
 		msg := s.refuse("%s on %s: the simulator does not model it", method, object)
 		writeFault(w, SOAPFault{&types.MethodNotFound{Receiver: object, Method: method}, msg})
+	case s.disabled(object, method):
+		writeFault(w, SOAPFault{&types.MethodDisabled{}, "The method is disabled by another product: " + method})
 	default:
 		s.dispatch(w, r, body, method)
 	}
 	if _, ok := w.(lost); ok {
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// disabled says whether a VM, or that of a snapshot, has the method disabled.
+func (s *Server) disabled(object types.ManagedObjectReference, method string) bool {
+	s.world.RLock()
+	defer s.world.RUnlock()
+	vm := s.vms[object]
+	if snap, ok := s.model.Map().Get(object).(*snapshotObject); ok {
+		vm = snap.vm
+	}
+	return vm != nil && slices.Contains(vm.disabled, method)
 }
 
 func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, body []byte, method string) {

@@ -114,6 +114,29 @@ func TestDeniedPrivilegesAreSaidToBeMissing(t *testing.T) {
 	}
 }
 
+func TestDisabledMethodsAreRefusedUntilTheyAreAllowedAgain(t *testing.T) {
+	s := start(t, one(DiskSpec{Size: mib}))
+	c, vm := login(t, s), s.VM("web")
+	snap := snapshotNow(t, c, vm, "s")
+	if err := vm.Disable("CreateSnapshot_Task", "RemoveSnapshot_Task"); err != nil {
+		t.Fatal(err)
+	}
+	var o mo.VirtualMachine
+	if err := c.RetrieveOne(t.Context(), vm.Reference(), []string{"disabledMethod"}, &o); err != nil || len(o.DisabledMethod) != 2 {
+		t.Errorf("disabled: %v, %v", o.DisabledMethod, err)
+	}
+	if _, err := machineOf(c, vm).CreateSnapshot(t.Context(), "s", "", false, false); !faultOf[types.MethodDisabled](err) {
+		t.Errorf("creating a snapshot: %v", err)
+	}
+	if _, err := methods.RemoveSnapshot_Task(t.Context(), c, &types.RemoveSnapshot_Task{This: snap}); !faultOf[types.MethodDisabled](err) {
+		t.Errorf("removing a snapshot: %v", err)
+	}
+	if err := vm.Disable(); err != nil {
+		t.Fatal(err)
+	}
+	removeSnapshot(t, c, snap)
+}
+
 func TestPowerAndExtraConfig(t *testing.T) {
 	s := start(t, one(DiskSpec{Size: mib}))
 	c, vm := login(t, s), s.VM("web")

@@ -157,10 +157,13 @@ func TestTrackingBeginsWithTheNextStun(t *testing.T) {
 	if id := changeIDOf(t, c, cycle, d); id != "" {
 		t.Errorf("the snapshot that starts tracking already has change ID %q", id)
 	}
+	if id := changeIDOf(t, c, snapshotNow(t, c, vm, "over it"), d); !strings.HasSuffix(id, "/1") {
+		t.Errorf("the next snapshot has change ID %q", id)
+	}
 	removeSnapshot(t, c, cycle)
 	tracked := snapshotNow(t, c, vm, "tracked")
 	id := changeIDOf(t, c, tracked, d)
-	if !strings.HasPrefix(id, "52 ") || !strings.HasSuffix(id, "/1") || len(id) != len("52 de c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63/1") {
+	if !strings.HasPrefix(id, "52 ") || !strings.HasSuffix(id, "/2") || len(id) != len("52 de c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63/1") {
 		t.Errorf("change ID %q", id)
 	}
 

@@ -32,6 +32,7 @@ type VM struct {
 	tracked       bool // config.changeTrackingEnabled; in effect from the next stun on
 	trackedLate   bool // it was set while there were snapshots
 	quirks        Quirks
+	disabled      []string
 	consolidation bool // runtime.consolidationNeeded
 }
 
@@ -59,7 +60,7 @@ func (s *Server) newVM(spec ServerSpec, dir string, folder *simulator.Folder) (*
 	vm.obj.Parent = &parent
 	for i, d := range spec.Disks {
 		if _, err := vm.newDisk(d); err != nil {
-			return nil, errors.Join(fmt.Errorf("disk %d: %w", i, err), vm.retire())
+			return nil, errors.Join(fmt.Errorf("disk %d: %w", i, err), vm.retire(true))
 		}
 	}
 	for _, d := range vm.disks {
@@ -69,11 +70,11 @@ func (s *Server) newVM(spec ServerSpec, dir string, folder *simulator.Folder) (*
 	return vm, nil
 }
 
-// retire closes the contents of all disks.
-func (vm *VM) retire() error {
+// retire closes the contents of all disks, at once or when their last reader is done.
+func (vm *VM) retire(atOnce bool) error {
 	var errs []error
 	for _, d := range slices.Concat(vm.disks, vm.detached) {
-		errs = append(errs, d.v.retire())
+		errs = append(errs, d.v.retire(atOnce))
 	}
 	return errors.Join(errs...)
 }
@@ -86,7 +87,7 @@ func (vm *VM) retireDetached() error {
 		held := len(d.v.held) > 0
 		d.v.mu.RUnlock()
 		if !held {
-			errs = append(errs, d.v.retire())
+			errs = append(errs, d.v.retire(false))
 		}
 		return !held
 	})
@@ -157,6 +158,15 @@ func (vm *VM) setPower(state types.VirtualMachinePowerState) {
 		vm.stun() // disks are opened
 	}
 	vm.spec.Power = state
+}
+
+// Disable has the server refuse methods, as backup products do while they work:
+// names as in disabledMethod, CreateSnapshot_Task for one. None allows all again.
+func (vm *VM) Disable(methods ...string) error {
+	return vm.change(func() error {
+		vm.disabled = slices.Clone(methods)
+		return nil
+	})
 }
 
 // SetAnnotation changes the server's notes.
