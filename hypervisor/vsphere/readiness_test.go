@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vmware/govmomi/vim25/types"
+
 	"skylift/hypervisor"
 	"skylift/hypervisor/vsphere"
 	"skylift/internal/simulator/vcenter"
@@ -119,4 +121,29 @@ func TestCheckOfAPlainServerFindsNothingThatBlocks(t *testing.T) {
 	if f := finding(report, "vsphere-tracking-off"); f == nil || f.Blocks {
 		t.Errorf("the report is %+v", report)
 	}
+}
+
+func TestAMethodThatAnotherProductDisabledIsNotAskedFor(t *testing.T) {
+	p := newPlatform(t)
+	id := p.AddServer(t, "web", size)
+	must(t, p.vm(t, id).Disable("CreateSnapshot_Task"))
+	s, _ := p.source(t, p.config())
+	report, err := s.Check(t.Context(), id)
+	must(t, err)
+	if f := finding(report, vsphere.MethodDisabled.Code); f == nil || !f.Blocks {
+		t.Errorf("the report is %+v", report)
+	}
+	_, err = s.Snapshot(t.Context(), "r1", []hypervisor.ServerID{id}, hypervisor.QuiesceNever)
+	has(t, err, vsphere.MethodDisabled)
+	if n := p.Calls()["CreateSnapshot_Task"]; n != 0 {
+		t.Errorf("vSphere was asked %d times", n)
+	}
+}
+
+func TestATemplateIsNoServer(t *testing.T) {
+	p := newPlatform(t)
+	template := p.add(t, vcenter.ServerSpec{Name: "golden", Template: true, Power: types.VirtualMachinePowerStatePoweredOff, Disks: []vcenter.DiskSpec{{Size: size}}})
+	s, _ := p.source(t, p.config())
+	_, err := s.Check(t.Context(), template)
+	has(t, err, vsphere.ServerUnknown)
 }

@@ -44,7 +44,7 @@ func TestWatchGoesOnAfterAnOutage(t *testing.T) {
 		c.Fault = func(call vcenter.Call) error {
 			switch {
 			case call.Method == "WaitForUpdatesEx" && (call.N == 2 || call.N == 3):
-				return vcenter.Drop
+				return vcenter.ErrDropped
 			case call.Method == "WaitForUpdatesEx" && call.N == 4:
 				return vcenter.HTTPStatus(503)
 			}
