@@ -127,3 +127,14 @@ func TestSizesComeFromTheHardware(t *testing.T) {
 		t.Errorf("disk is %+v", d)
 	}
 }
+
+func TestAFlawedDiskHasNoChangeID(t *testing.T) {
+	d := &disk{virtualDisk: virtualDisk{changeID: "uuid/1"}}
+	if d.Info().ChangeID != "uuid/1" {
+		t.Errorf("a good disk's change ID is %q", d.Info().ChangeID)
+	}
+	d.flaw = "both settings disagree"
+	if d.Info().ChangeID != "" {
+		t.Errorf("its change ID is %q", d.Info().ChangeID)
+	}
+}

@@ -4,15 +4,17 @@
 // The pieces, from the wire upwards:
 //
 //   - session.go speaks SOAP: it logs in by itself, again when the session has
-//     expired, and repeats calls that only read.
+//     expired, and repeats calls that only read (calls.go). retrieve.go and
+//     task.go read properties and wait for tasks through it.
 //   - inventory.go keeps Watch: a container view and a property collector tell
 //     what there is and what changes; machine.go holds what is known of a
-//     virtual machine and makes a hypervisor.Server of it.
+//     virtual machine and makes a hypervisor.Server of it, disks.go its disks.
 //   - create.go, remove.go and held.go are a snapshot's life.
 //   - open.go gives a snapshot's disks; areas.go asks change tracking (CBT)
-//     what changed; ranges.go reads the bytes of frozen disk files through the
-//     datastore's HTTPS folder.
-//   - check.go tells what stands in the way of a run.
+//     what changed; datastore.go finds the file of a frozen disk and ranges.go
+//     reads its bytes through the datastore's HTTPS folder.
+//   - check.go tells what stands in the way of a run; tracking.go switches
+//     change tracking on.
 //
 // # Identities
 //

@@ -75,7 +75,7 @@ func (p *platform) fault(vcenter.Call) error {
 	case sourcetest.Refuse:
 		return io.ErrUnexpectedEOF
 	case sourcetest.Lose:
-		return vcenter.LoseAnswer
+		return vcenter.ErrAnswerLost
 	}
 	return nil
 }

@@ -9,6 +9,9 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
+// pageSize is how many objects one answer may hold.
+const pageSize = 200
+
 // retrieve reads properties of objects that are all of one type. Properties
 // that an object does not have now (those of an inaccessible virtual machine)
 // stay unset; one that we may not read is an error.
@@ -39,7 +42,7 @@ func (s *session) retrieveSpec(ctx context.Context, spec types.PropertyFilterSpe
 	}
 	collector := services.PropertyCollector
 	first, err := methods.RetrievePropertiesEx(ctx, s, &types.RetrievePropertiesEx{
-		This: collector, SpecSet: []types.PropertyFilterSpec{spec},
+		This: collector, SpecSet: []types.PropertyFilterSpec{spec}, Options: types.RetrieveOptions{MaxObjects: pageSize},
 	})
 	if err != nil || first.Returnval == nil {
 		return nil, err

@@ -2,10 +2,8 @@ package vsphere
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"reflect"
@@ -89,30 +87,6 @@ func newSession(c Config, limits Limits) (*session, error) {
 		shut:    cancel,
 		turn:    make(chan struct{}, 1),
 	}, nil
-}
-
-func newTransport(c Config, connections, readBuffer int) *http.Transport {
-	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
-	trust := c.TLS.Clone()
-	if trust == nil {
-		trust = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	t := &http.Transport{
-		Proxy:               c.Proxy,
-		DialContext:         dialer.DialContext,
-		TLSClientConfig:     trust,
-		TLSHandshakeTimeout: 30 * time.Second,
-		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1: one stream per connection
-		MaxIdleConns:        connections,
-		MaxIdleConnsPerHost: connections,
-		IdleConnTimeout:     90 * time.Second,
-		DisableCompression:  true,
-		ReadBufferSize:      readBuffer,
-	}
-	if c.Customize != nil {
-		c.Customize(t)
-	}
-	return t
 }
 
 // RoundTrip makes a call. A call that meets an expired session is made once
@@ -359,57 +333,4 @@ func (s *session) logout(ctx context.Context, content types.ServiceContent) erro
 func (s *session) base() url.URL {
 	u := *s.soap.URL()
 	return url.URL{Scheme: u.Scheme, Host: u.Host}
-}
-
-// isUntrusted reports that the other side's certificate was refused: asking
-// again does not change it.
-func isUntrusted(err error) bool {
-	var e *tls.CertificateVerificationError
-	return errors.As(err, &e)
-}
-
-func notAuthenticated(err error) bool { return fault.Is(err, &types.NotAuthenticated{}) }
-
-// unauthenticatedProperties finds the other way in which vSphere says that a
-// session has expired: an answer whose properties are missing for that reason.
-func unauthenticatedProperties(res soap.HasFault) error {
-	var objects []types.ObjectContent
-	switch body := res.(type) {
-	case *methods.RetrievePropertiesExBody:
-		if body.Res != nil && body.Res.Returnval != nil {
-			objects = body.Res.Returnval.Objects
-		}
-	case *methods.RetrievePropertiesBody:
-		if body.Res != nil {
-			objects = body.Res.Returnval
-		}
-	}
-	for _, o := range objects {
-		for _, m := range o.MissingSet {
-			if _, ok := m.Fault.Fault.(*types.NotAuthenticated); ok {
-				return soap.WrapVimFault(m.Fault.Fault)
-			}
-		}
-	}
-	return nil
-}
-
-// onlyReads tells calls that can be repeated at will. The others are repeated,
-// or not, by those who know what they do.
-func onlyReads(req soap.HasFault) bool {
-	switch req.(type) {
-	case *methods.RetrievePropertiesExBody, *methods.RetrievePropertiesBody, *methods.FindAllByUuidBody,
-		*methods.QueryChangedDiskAreasBody, *methods.HasPrivilegeOnEntitiesBody, *methods.CurrentTimeBody:
-		return true
-	}
-	return false
-}
-
-// callName is the API's name of the call: "RetrievePropertiesEx".
-func callName(req soap.HasFault) string {
-	v := reflect.ValueOf(req).Elem().FieldByName("Req")
-	if v.Kind() == reflect.Pointer {
-		return v.Type().Elem().Name()
-	}
-	return v.Type().Name()
 }
