@@ -68,7 +68,7 @@ func (p *Plane) Serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	builder, err := image.NewLocal(p.Settings.Target.Local, staging.store)
+	builder, err := image.NewLocal(p.Settings.Target.Local, staging.store, image.Options{Log: p.log})
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func (p *Plane) Serve(ctx context.Context) error {
 		Wake: wake, Limits: replication.Limits{Lease: p.Settings.Lease, Backoff: p.Settings.Backoff},
 	})
 	loop = reconcile.New(runs, reconcile.Options{
-		Owner: "builder-" + rand.Text(), Builder: builder, Retirer: builder, Purger: image.Purger{Store: staging.store}, Log: p.log,
+		Owner: "builder-" + rand.Text(), Builder: builder, Retirer: builder, Purger: &image.Purger{Store: staging.store}, Log: p.log,
 	})
 	links = link.New(servers, runs, p.Enrolment, link.Options{
 		Installation: installation, Staging: staging.place, Credentials: staging.credentials,

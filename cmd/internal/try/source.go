@@ -43,7 +43,7 @@ func openSource(o Options, dir string, show *show) (*source, error) {
 		return nil, fmt.Errorf("start the simulated vCenter: %w", err)
 	}
 	s := &source{sim: sim, seen: w, vcenter: VCenter{
-		URL: sim.URL, User: sim.User, CAFile: filepath.Join(dir, "vcenter.crt"), PasswordFile: filepath.Join(dir, "vcenter.password"),
+		URL: sim.URL.String(), User: sim.User, CAFile: filepath.Join(dir, "vcenter.crt"), PasswordFile: filepath.Join(dir, "vcenter.password"),
 	}}
 	for _, spec := range servers {
 		s.vcenter.Servers = append(s.vcenter.Servers, spec.Name)
