@@ -2,7 +2,6 @@ package connector
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"net/http"
@@ -78,11 +77,7 @@ func New(c Config) (*Connector, error) {
 	if len(c.Sources) == 0 {
 		return nil, errors.New("the connector has no source; name a vCenter in its settings")
 	}
-	link, err := c.Identity.client(c.HTTP, c.URL, c.Now)
-	if err != nil {
-		return nil, err
-	}
-	n := &Connector{Config: c, link: link, runs: newRunSet(), watches: map[string]*watch{}, sweep: make(chan struct{}, 1)}
+	n := &Connector{Config: c, link: c.Identity.client(c.HTTP, c.URL, c.Now), runs: newRunSet(), watches: map[string]*watch{}, sweep: make(chan struct{}, 1)}
 	for _, s := range c.Sources {
 		if n.watches[s.ID] != nil {
 			return nil, fmt.Errorf("source %s (%s) is configured twice", s.Name, s.ID)
@@ -123,11 +118,4 @@ func (c *Connector) source(id string) (Source, bool) {
 		return Source{}, false
 	}
 	return w.source, true
-}
-
-// Identity is what enrolment gave the connector.
-type Identity struct {
-	Connector    string
-	Installation string
-	Key          ed25519.PrivateKey
 }

@@ -9,6 +9,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"skylift/link"
 	linkv1 "skylift/link/linkv1"
 	"skylift/link/linkv1/linkv1connect"
 )
@@ -22,7 +23,7 @@ var (
 
 // lease is the right to work on a run. Its context ends when the right does.
 type lease struct {
-	link  linkv1connect.LinkServiceClient
+	calls linkv1connect.LinkServiceClient
 	run   string
 	epoch int64
 	every time.Duration
@@ -69,7 +70,7 @@ func (l *lease) keep(ctx context.Context) {
 		}
 		switch err := l.renew(ctx); {
 		case err == nil || ctx.Err() != nil:
-		case connect.CodeOf(err) == connect.CodeAborted:
+		case link.Stale(err):
 			l.stop(errLeaseLost)
 		}
 		// Any other error may pass; the deadline decides.
@@ -81,7 +82,7 @@ func (l *lease) renew(ctx context.Context) error {
 	asked := time.Now()
 	callCtx, cancel := context.WithTimeout(ctx, l.ttl/2)
 	defer cancel()
-	answer, err := l.link.Renew(callCtx, connect.NewRequest(&linkv1.RenewRequest{Run: l.run, Epoch: l.epoch, Progress: l.report()}))
+	answer, err := l.calls.Renew(callCtx, connect.NewRequest(&linkv1.RenewRequest{Run: l.run, Epoch: l.epoch, Progress: l.report()}))
 	if err != nil {
 		return fmt.Errorf("renew the lease: %w", err)
 	}

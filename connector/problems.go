@@ -15,6 +15,16 @@ var (
 		Title: "the server has no disk that can be replicated",
 		Hint:  "Look at the server's readiness report for the reason per disk, and at the disks that the job leaves out",
 	}
+	NotEnrolled = &problem.Kind{
+		Code:  "connector-not-enrolled",
+		Title: "the connector is not enrolled, and no activation code was given",
+		Hint:  "Make a code with 'skylift-controlplane activation-code' and give it to the connector in the file named by activation-code-file",
+	}
+	IdentityDamaged = &problem.Kind{
+		Code:  "connector-identity-damaged",
+		Title: "the file with the connector's identity cannot be used",
+		Hint:  "Delete the file and enrol the connector again with a new activation code; runs under way go on from staging",
+	}
 	EnrolmentRefused = &problem.Kind{
 		Code:  "enrolment-refused",
 		Title: "the control plane did not take the activation code",

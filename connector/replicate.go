@@ -14,6 +14,7 @@ import (
 
 	"skylift/hypervisor"
 	"skylift/internal/problem"
+	"skylift/link"
 	linkv1 "skylift/link/linkv1"
 	"skylift/staging"
 	"skylift/transfer"
@@ -31,11 +32,10 @@ type attempt struct {
 	lease   *lease
 	log     logrus.FieldLogger
 
-	mu       sync.Mutex
-	stage    string
-	waiting  string
-	disks    []*diskWork
-	consists string
+	mu      sync.Mutex
+	stage   string
+	waiting string
+	disks   []*diskWork
 }
 
 // diskWork is one disk of the run.
@@ -49,7 +49,7 @@ type diskWork struct {
 func (c *Connector) replicate(ctx context.Context, command *linkv1.Replicate) {
 	a := &attempt{Connector: c, command: command, stage: "preparing",
 		log: c.Log.WithFields(logrus.Fields{"run": command.Lease.Run, "server": command.Server, "epoch": command.Lease.Epoch})}
-	a.lease = &lease{link: c.link, run: command.Lease.Run, epoch: command.Lease.Epoch, every: c.ReportEvery, report: a.report}
+	a.lease = &lease{calls: c.link, run: command.Lease.Run, epoch: command.Lease.Epoch, every: c.ReportEvery, report: a.report}
 	a.lease.credentials.Store(command.Staging.GetCredentials())
 	held, release, err := a.lease.hold(ctx, command.Lease)
 	if err != nil {
@@ -192,7 +192,7 @@ func (a *attempt) seal(ctx context.Context) error {
 func (a *attempt) finish(anchor hypervisor.Anchor, err, cause error) {
 	req := &linkv1.FinishRequest{Run: a.command.Lease.Run, Epoch: a.command.Lease.Epoch, Progress: a.report()}
 	switch {
-	case errors.Is(cause, errLeaseLost) || errors.Is(cause, errLeaseExpired) || connect.CodeOf(err) == connect.CodeAborted:
+	case errors.Is(cause, errLeaseLost) || errors.Is(cause, errLeaseExpired) || link.Stale(err):
 		a.log.WithError(errors.Join(cause, err)).Warn("the run is left to whoever holds its lease")
 		return
 	case err == nil:
@@ -223,6 +223,9 @@ func failure(err error) *linkv1.Failure {
 		Hint: "The run is tried again by itself; if it keeps failing, look at the connector's log"}
 	if k := problem.Of(err); k != nil {
 		f.Code, f.Hint, f.Retry = k.Code, k.Hint, k.Retry
+	} else if code, hint := link.Problem(err); code != "" {
+		// The control plane refused the run's seal or snapshot, with a reason.
+		f.Code, f.Hint, f.Retry = code, hint, false
 	}
 	return f
 }

@@ -276,3 +276,12 @@ type Finding struct {
 	// what is the matter and how to mend it.
 	Subject, What, Hint string
 }
+
+// TrackingEnabler is a source that can switch change tracking on. A source
+// never does so by itself: it changes the server's configuration and, on a
+// running server, stuns the guest for as long as a snapshot takes.
+type TrackingEnabler interface {
+	// EnableTracking returns when changes are being tracked. On a server
+	// that tracks already it does nothing.
+	EnableTracking(ctx context.Context, s ServerID) error
+}

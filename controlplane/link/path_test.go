@@ -272,3 +272,120 @@ func TestServerIsReplicatedTwiceTheSecondTimeFromItsBase(t *testing.T) {
 		t.Errorf("job %+v, error %v", jobs, err)
 	}
 }
+
+func TestConnectorIsToldApartWhatIsWrong(t *testing.T) {
+	p := start(t)
+	ctx := t.Context()
+	id, client := p.connector(t)
+	reportServer(t, client)
+
+	_, err := client.Hello(ctx, connect.NewRequest(&linkv1.HelloRequest{StagingVersions: []uint32{7}}))
+	if code, hint := link.Problem(err); code != cplink.VersionRefused.Code || hint == "" || connect.CodeOf(err) != connect.CodeInvalidArgument {
+		t.Errorf("an unknown staging version: %v", err)
+	}
+	_, err = client.ReportInventory(ctx, connect.NewRequest(&linkv1.ReportInventoryRequest{Source: "vc-other"}))
+	if code, _ := link.Problem(err); code != catalog.SourceNotAnnounced.Code {
+		t.Errorf("a source that was not announced: %v", err)
+	}
+	_, err = client.Renew(ctx, connect.NewRequest(&linkv1.RenewRequest{Run: "sms-run-none", Epoch: 1}))
+	if !link.Stale(err) {
+		t.Errorf("a lease that nobody gave: %v", err)
+	}
+	_, err = client.Finish(ctx, connect.NewRequest(&linkv1.FinishRequest{Run: "sms-run-none", Epoch: 1}))
+	if code, _ := link.Problem(err); code != cplink.RequestRefused.Code || link.Stale(err) {
+		t.Errorf("no outcome: %v", err)
+	}
+	unsigned := linkv1connect.NewLinkServiceClient(clientOf(p.url), p.url)
+	if _, err := unsigned.Judge(ctx, connect.NewRequest(&linkv1.JudgeRequest{})); connect.CodeOf(err) != connect.CodeUnauthenticated {
+		t.Errorf("an unsigned call: %v", err)
+	}
+	if stream, err := unsigned.Commands(ctx, connect.NewRequest(&linkv1.CommandsRequest{})); err == nil {
+		if stream.Receive() || connect.CodeOf(stream.Err()) != connect.CodeUnauthenticated {
+			t.Errorf("an unsigned stream: %v", stream.Err())
+		}
+	}
+	if err := p.catalog.Disassociate(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	_, err = client.Judge(ctx, connect.NewRequest(&linkv1.JudgeRequest{}))
+	if code, _ := link.Problem(err); code != access.ConnectorRevoked.Code || connect.CodeOf(err) != connect.CodeUnauthenticated {
+		t.Errorf("a disassociated connector: %v", err)
+	}
+}
+
+func TestReleasedRunIsHandedOutAgainWithItsSnapshot(t *testing.T) {
+	p := start(t)
+	ctx := t.Context()
+	_, client := p.connector(t)
+	reportServer(t, client)
+	if _, err := p.runs.Create(ctx, replication.NewJob{Server: catalog.ServerID("vc-1", "uuid-1"), RunOnce: true}); err != nil {
+		t.Fatal(err)
+	}
+	poll := func() *linkv1.Replicate {
+		t.Helper()
+		for range 10 {
+			r, err := client.Poll(ctx, connect.NewRequest(&linkv1.PollRequest{Slots: 1, WaitMs: 10_000}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if command := r.Msg.Command.GetReplicate(); command != nil {
+				return command
+			}
+		}
+		t.Fatal("no run was handed out")
+		return nil
+	}
+	first := poll()
+	run, epoch := first.Lease.Run, first.Lease.Epoch
+	snap := &linkv1.SnapshotRef{Server: "uuid-1", Run: run, Id: "snap-" + run, Created: 1000, Consistency: "crash"}
+	if _, err := client.RecordSnapshot(ctx, connect.NewRequest(&linkv1.RecordSnapshotRequest{Run: run, Epoch: epoch, Snapshot: snap})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Finish(ctx, connect.NewRequest(&linkv1.FinishRequest{Run: run, Epoch: epoch,
+		Outcome: &linkv1.FinishRequest_Failure{Failure: &linkv1.Failure{Release: true}}})); err != nil {
+		t.Fatal(err)
+	}
+	again := poll()
+	if again.Lease.Run != run || again.Lease.Epoch != epoch+1 || again.Snapshot.GetId() != snap.Id || again.Snapshot.GetCreated() != 1000 {
+		t.Fatalf("again: %v", again)
+	}
+	if _, err := client.Renew(ctx, connect.NewRequest(&linkv1.RenewRequest{Run: run, Epoch: epoch})); !link.Stale(err) {
+		t.Errorf("the released lease: %v", err)
+	}
+	judged, err := client.Judge(ctx, connect.NewRequest(&linkv1.JudgeRequest{Source: "vc-1",
+		Snapshots: []*linkv1.SnapshotRef{snap, {Run: run, Id: "other"}}, Anchors: []*linkv1.Anchor{{Run: "sms-run-none", Id: "a"}}}))
+	if err != nil || len(judged.Msg.DeadSnapshots) != 1 || judged.Msg.DeadSnapshots[0].Id != "other" || len(judged.Msg.DeadAnchors) != 1 {
+		t.Errorf("judged %v, error %v", judged, err)
+	}
+	p.pass(t, client, again, "one")
+}
+
+func TestImportAsksConnectorsForTheirServersOnce(t *testing.T) {
+	p := start(t)
+	ctx := t.Context()
+	_, client := p.connector(t)
+	if err := p.catalog.Import(ctx); err != nil {
+		t.Fatal(err)
+	}
+	poll := func(ms uint32) *linkv1.Command {
+		t.Helper()
+		r, err := client.Poll(ctx, connect.NewRequest(&linkv1.PollRequest{Slots: 1, WaitMs: ms}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Msg.Command
+	}
+	if c := poll(1000); c.GetRefreshInventory() == nil {
+		t.Fatalf("command %v", c)
+	}
+	if c := poll(0); c != nil {
+		t.Errorf("asked again: %v", c)
+	}
+	if s, _, err := p.catalog.Status(ctx); s != catalog.Importing || err != nil {
+		t.Errorf("status %s, error %v", s, err)
+	}
+	reportServer(t, client)
+	if s, _, err := p.catalog.Status(ctx); s != catalog.Available || err != nil {
+		t.Errorf("status %s, error %v", s, err)
+	}
+}

@@ -18,6 +18,8 @@ type Staging struct {
 	Endpoint       string // empty: AWS's own
 	PathStyle      bool
 	CAPEM          string // additional roots for the endpoint
+	// ConditionalWrites says that the store was found to honor If-None-Match.
+	ConditionalWrites bool
 }
 
 // Credentials give access to staging.
@@ -116,7 +118,7 @@ func (s *Service) replicate(ctx context.Context, a replication.Assignment) (*lin
 		Lease: leaseOf(a.Lease), Job: a.Job, Source: a.Source, Server: a.VM, Quiesce: a.Quiesce, Compression: s.options.Compression,
 		Staging: &linkv1.Staging{
 			Bucket: at.Bucket, Prefix: at.Prefix, Region: at.Region, Endpoint: at.Endpoint, PathStyle: at.PathStyle,
-			CaPem: at.CAPEM, Credentials: credentials,
+			CaPem: at.CAPEM, Credentials: credentials, ConditionalWrites: at.ConditionalWrites,
 		},
 		SkipDisks: a.SkipDisks, Sealed: a.Sealed, StagingVersion: stagingVersion,
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -155,6 +156,9 @@ func (e *explorer) land(w world, step replication.Step, b modelBuild) world {
 		e.check(b.content[d] == e.shape.content(version, d), "disk %d of run %s landed as %q; its snapshot %s holds %q",
 			d, step.Run, b.content[d], row.Snapshot.ID, e.shape.content(version, d))
 		e.checkChain(row, before.land, d)
+		e.check(slices.ContainsFunc(e.db.states[w.db].land, func(l replication.Landed) bool {
+			return l.Disk == diskName(d) && l.Run == row.ID && string(l.Digest) == string(digestOf(b.content[d]))
+		}), "disk %d of run %s landed, but is not the base of the next run", d, row.ID)
 	}
 	return w
 }

@@ -26,11 +26,19 @@ type modelConn struct {
 	disk, n  int
 }
 
-func (c modelConn) lease(i int) replication.Lease {
-	return replication.Lease{Run: c.run, Owner: connName(i), Epoch: c.epoch}
+func (e *explorer) lease(c modelConn, i int) replication.Lease {
+	return replication.Lease{Run: c.run, Owner: e.owner(i), Epoch: c.epoch}
 }
 
 func connName(i int) string { return fmt.Sprintf("c-%d", i) }
+
+// owner is the name that connector i goes by.
+func (e *explorer) owner(i int) string {
+	if e.shape.restarted {
+		return connName(0)
+	}
+	return connName(i)
+}
 
 func (c modelConn) at(pc string) modelConn {
 	c.pc = pc
@@ -58,7 +66,7 @@ func (e *explorer) connector(w world, i int) []world {
 	case "":
 		return e.claim(w, i)
 	case "look":
-		if c.recorded != "" {
+		if c.recorded != "" && !e.shape.late {
 			s, ok := w.snapshot(c.recorded)
 			if !ok {
 				return next(w, c.at("fail"))
@@ -84,9 +92,12 @@ func (e *explorer) connector(w world, i int) []world {
 		w.source = append(w.source, modelSnapshot{c.snap, c.run, c.version})
 		return next(w, c.at(e.afterSnapshot()))
 	case "record":
-		o := e.db.call(w.db, fmt.Sprintf("record %v %s", c.lease(i), c.snap), func() (any, error) {
-			return nil, e.db.service.RecordSnapshot(context.Background(), c.lease(i), replication.Snapshot{Run: c.run, ID: c.snap})
+		o := e.db.call(w.db, fmt.Sprintf("record %v %s", e.lease(c, i), c.snap), func() (any, error) {
+			return nil, e.db.service.RecordSnapshot(context.Background(), e.lease(c, i), replication.Snapshot{Run: c.run, ID: c.snap})
 		})
+		if was := e.db.states[w.db].row; o.err == nil && was.ID == c.run && was.Snapshot != nil {
+			e.check(was.Snapshot.ID == c.snap, "run %s recorded %s after %s", c.run, c.snap, was.Snapshot.ID)
+		}
 		w.db = o.state
 		if e.shape.late {
 			return next(w, c.after(o.err, "seal"))
@@ -111,14 +122,14 @@ func (e *explorer) connector(w world, i int) []world {
 	case "settle":
 		return next(w.drop(c.snap), c.at("settled"))
 	case "settled":
-		o := e.db.call(w.db, fmt.Sprintf("settled %v", c.lease(i)), func() (any, error) {
-			return nil, e.db.service.Settled(context.Background(), c.lease(i), nil)
+		o := e.db.call(w.db, fmt.Sprintf("settled %v", e.lease(c, i)), func() (any, error) {
+			return nil, e.db.service.Settled(context.Background(), e.lease(c, i), nil)
 		})
 		w.db = o.state
 		return next(w, modelConn{})
 	case "fail":
-		o := e.db.call(w.db, fmt.Sprintf("fail %v", c.lease(i)), func() (any, error) {
-			return nil, e.db.service.Fail(context.Background(), c.lease(i), replication.Failure{Message: "gone"})
+		o := e.db.call(w.db, fmt.Sprintf("fail %v", e.lease(c, i)), func() (any, error) {
+			return nil, e.db.service.Fail(context.Background(), e.lease(c, i), replication.Failure{Message: "gone"})
 		})
 		w.db = o.state
 		return next(w, modelConn{})
@@ -145,8 +156,8 @@ func (c modelConn) after(err error, pc string) modelConn {
 }
 
 func (e *explorer) claim(w world, i int) []world {
-	o := e.db.call(w.db, "claim "+connName(i), func() (any, error) {
-		a, ok, err := e.db.service.Claim(context.Background(), connName(i), 1)
+	o := e.db.call(w.db, "claim "+e.owner(i), func() (any, error) {
+		a, ok, err := e.db.service.Claim(context.Background(), e.owner(i), 1)
 		if !ok {
 			return nil, err
 		}
@@ -252,13 +263,13 @@ func (e *explorer) seal(w world, c modelConn, i int) (world, modelConn) {
 		disks = append(disks, disk)
 	}
 	before := e.db.states[w.db].row
-	o := e.db.call(w.db, fmt.Sprintf("seal %v %v", c.lease(i), c.manifest), func() (any, error) {
-		return nil, e.db.service.Seal(context.Background(), c.lease(i), disks)
+	o := e.db.call(w.db, fmt.Sprintf("seal %v %v", e.lease(c, i), c.manifest), func() (any, error) {
+		return nil, e.db.service.Seal(context.Background(), e.lease(c, i), disks)
 	})
 	w.db = o.state
 	if o.err == nil {
-		e.check(before.ID == c.run && before.Epoch == c.epoch && before.Owner == connName(i) && before.LeaseUntil.After(e.db.states[w.db].now),
-			"epoch %d of %s sealed run %s, which %s holds under epoch %d", c.epoch, connName(i), c.run, before.Owner, before.Epoch)
+		e.check(before.ID == c.run && before.Epoch == c.epoch && before.Owner == e.owner(i) && before.LeaseUntil.After(e.db.states[w.db].now),
+			"epoch %d of %s sealed run %s, which %s holds under epoch %d", c.epoch, e.owner(i), c.run, before.Owner, before.Epoch)
 	}
 	return w, c.after(o.err, "settle")
 }

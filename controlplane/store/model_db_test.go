@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"crypto/sha256"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -20,16 +21,17 @@ import (
 // over or not. Calls are remembered, since the same call in the same state has
 // the same outcome.
 type modelDB struct {
-	t       testing.TB
-	db      *DB
-	service *replication.Service
-	now     time.Time
-	ids     int
-	loaded  int // the state that is in the database now; -1 for none
-	states  []modelState
-	index   map[string]int
-	calls   map[modelCall]modelOutcome
-	real    int // calls that were not remembered
+	t          testing.TB
+	db         *DB
+	service    *replication.Service
+	now        time.Time
+	ids        int
+	loaded     int // the state that is in the database now; -1 for none
+	states     []modelState
+	index      map[string]int
+	calls      map[modelCall]modelOutcome
+	real       int // calls that were not remembered
+	statements map[string]*sql.Stmt
 }
 
 type modelState struct {
@@ -55,14 +57,16 @@ type modelOutcome struct {
 var modelTables = []string{"jobs", "runs", "landed", "images"}
 
 func newModelDB(t testing.TB) *modelDB {
-	m := &modelDB{t: t, now: time.UnixMilli(1_700_000_000_000), index: map[string]int{}, calls: map[modelCall]modelOutcome{}, loaded: -1}
+	m := &modelDB{t: t, now: time.UnixMilli(1_700_000_000_000), index: map[string]int{}, calls: map[modelCall]modelOutcome{}, loaded: -1, statements: map[string]*sql.Stmt{}}
 	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "model.db"), WithClock(func() time.Time { return m.now }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	db.sql.SetMaxOpenConns(1)
-	m.exec(db, `PRAGMA synchronous = OFF`)
+	for _, pragma := range []string{`journal_mode = MEMORY`, `locking_mode = EXCLUSIVE`, `synchronous = OFF`} {
+		m.exec(db, `PRAGMA `+pragma) // nothing here has to outlive the process
+	}
 	m.db = db
 	m.service = replication.NewService(db, catalog.NewService(db, nil), replication.Options{
 		NewID: func(prefix string) string { m.ids++; return fmt.Sprintf("%s%d", prefix, m.ids) },
@@ -97,12 +101,36 @@ func (m *modelDB) load(state int) {
 	}
 	s := m.states[state]
 	m.now, m.ids = s.now, s.ids
-	for _, table := range modelTables {
-		m.exec(m.db, `DELETE FROM `+table)
+	for _, table := range modelTables { // before the transaction, which has the only connection
+		m.prepared(`DELETE FROM ` + table)
 		for _, row := range s.rows[table] {
-			m.exec(m.db, `INSERT INTO `+table+` VALUES (`+placeholders(1, len(row))+`)`, row...)
+			m.prepared(insertInto(table, row))
 		}
 	}
+	tx, err := m.db.sql.BeginTx(context.Background(), nil)
+	must(m.t, err)
+	for _, table := range modelTables {
+		_, err := tx.Stmt(m.prepared(`DELETE FROM ` + table)).Exec()
+		must(m.t, err)
+		for _, row := range s.rows[table] {
+			_, err := tx.Stmt(m.prepared(insertInto(table, row))).Exec(row...)
+			must(m.t, err)
+		}
+	}
+	must(m.t, tx.Commit())
+}
+
+func insertInto(table string, row []any) string {
+	return `INSERT INTO ` + table + ` VALUES (` + placeholders(1, len(row)) + `)`
+}
+
+func (m *modelDB) prepared(query string) *sql.Stmt {
+	if m.statements[query] == nil {
+		statement, err := m.db.sql.Prepare(query)
+		must(m.t, err)
+		m.statements[query] = statement
+	}
+	return m.statements[query]
 }
 
 // save notes the database's state, or finds the like one that was there before.
@@ -110,7 +138,7 @@ func (m *modelDB) save() int {
 	s := modelState{rows: map[string][][]any{}, now: m.now, ids: m.ids}
 	var normal strings.Builder
 	for _, table := range modelTables {
-		rows, err := m.db.sql.QueryContext(context.Background(), `SELECT * FROM `+table+` ORDER BY 1, 2`)
+		rows, err := m.prepared(`SELECT * FROM ` + table + ` ORDER BY 1, 2`).Query()
 		if err != nil {
 			m.t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -54,20 +55,37 @@ func (w world) drop(id string) world {
 	return w
 }
 
-var modelSeed = maphash.MakeSeed()
+var modelSeed, otherSeed = maphash.MakeSeed(), maphash.MakeSeed()
 
 // key is the world's identity; two hashes make a chance collision of no concern.
 func (w world) key() [2]uint64 {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d|%v|%d|%v|%v|%d,%d,%d,%d|", w.db, w.source, w.taken, w.conns, w.builds, w.expiries, w.crashes, w.losses, w.runs)
-	for _, k := range slices.Sorted(maps.Keys(w.staging)) {
-		b.WriteString(k)
-		b.WriteByte('=')
-		b.WriteString(w.staging[k])
-		b.WriteByte('\n')
+	b := make([]byte, 0, 1024)
+	for _, n := range []int{w.db, w.taken, w.expiries, w.crashes, w.losses, w.runs} {
+		b = append(strconv.AppendInt(b, int64(n), 10), ',')
 	}
-	s := b.String()
-	return [2]uint64{maphash.String(modelSeed, s), maphash.String(modelSeed, s+"again")}
+	for _, s := range w.source {
+		b = join(b, s.id, s.run)
+	}
+	for _, c := range w.conns {
+		b = join(b, c.pc, c.run, c.recorded, c.snap, c.bases[0], c.bases[1], c.digests[0], c.digests[1],
+			c.plans[0], c.plans[1], c.manifest[0], c.manifest[1])
+		b = append(b, byte(c.epoch), byte(c.version), byte(c.disk), byte(c.n))
+	}
+	for _, r := range w.builds {
+		b = join(b, r.pc, r.sealed[0], r.sealed[1], r.content[0], r.content[1])
+		b = append(b, byte(r.step), byte(r.step>>8), byte(r.disk))
+	}
+	for _, k := range slices.Sorted(maps.Keys(w.staging)) {
+		b = join(b, k, w.staging[k])
+	}
+	return [2]uint64{maphash.Bytes(modelSeed, b), maphash.Bytes(otherSeed, b)}
+}
+
+func join(b []byte, parts ...string) []byte {
+	for _, p := range parts {
+		b = append(append(b, p...), 0)
+	}
+	return b
 }
 
 // shape is the size of the modeled server, and what its connectors and its
@@ -75,7 +93,9 @@ func (w world) key() [2]uint64 {
 type shape struct {
 	disks, segments int
 	conditional     bool // the store has conditional writes
-	late            bool // connectors record their snapshot only before the seal
+	late            bool // connectors record their snapshot only before the seal,
+	// and look for one by the run's name even when another one is recorded
+	restarted bool // both connectors are one: a new process and the old one that goes on
 }
 
 // unit is the value of one segment's blocks in a version of the guest: the

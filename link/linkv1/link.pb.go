@@ -934,16 +934,17 @@ func (x *Base) GetSize() int64 {
 }
 
 type Staging struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Bucket        string                 `protobuf:"bytes,1,opt,name=bucket,proto3" json:"bucket,omitempty"`
-	Prefix        string                 `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	Region        string                 `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
-	Endpoint      string                 `protobuf:"bytes,4,opt,name=endpoint,proto3" json:"endpoint,omitempty"` // empty: AWS's own
-	PathStyle     bool                   `protobuf:"varint,5,opt,name=path_style,json=pathStyle,proto3" json:"path_style,omitempty"`
-	CaPem         string                 `protobuf:"bytes,6,opt,name=ca_pem,json=caPem,proto3" json:"ca_pem,omitempty"` // additional roots for the endpoint; may be empty
-	Credentials   *Credentials           `protobuf:"bytes,7,opt,name=credentials,proto3" json:"credentials,omitempty"`  // unset: the connector has its own
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Bucket            string                 `protobuf:"bytes,1,opt,name=bucket,proto3" json:"bucket,omitempty"`
+	Prefix            string                 `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	Region            string                 `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
+	Endpoint          string                 `protobuf:"bytes,4,opt,name=endpoint,proto3" json:"endpoint,omitempty"` // empty: AWS's own
+	PathStyle         bool                   `protobuf:"varint,5,opt,name=path_style,json=pathStyle,proto3" json:"path_style,omitempty"`
+	CaPem             string                 `protobuf:"bytes,6,opt,name=ca_pem,json=caPem,proto3" json:"ca_pem,omitempty"`                                      // additional roots for the endpoint; may be empty
+	Credentials       *Credentials           `protobuf:"bytes,7,opt,name=credentials,proto3" json:"credentials,omitempty"`                                       // unset: the connector has its own
+	ConditionalWrites bool                   `protobuf:"varint,8,opt,name=conditional_writes,json=conditionalWrites,proto3" json:"conditional_writes,omitempty"` // the store was found to honor If-None-Match
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Staging) Reset() {
@@ -1023,6 +1024,13 @@ func (x *Staging) GetCredentials() *Credentials {
 		return x.Credentials
 	}
 	return nil
+}
+
+func (x *Staging) GetConditionalWrites() bool {
+	if x != nil {
+		return x.ConditionalWrites
+	}
+	return false
 }
 
 type Credentials struct {
@@ -2706,7 +2714,7 @@ const file_link_proto_rawDesc = "" +
 	"\x0fmanifest_sha256\x18\x03 \x01(\fR\x0emanifestSha256\x12\x16\n" +
 	"\x06digest\x18\x04 \x01(\fR\x06digest\x12\x1b\n" +
 	"\tchange_id\x18\x05 \x01(\tR\bchangeId\x12\x12\n" +
-	"\x04size\x18\x06 \x01(\x03R\x04size\"\xe3\x01\n" +
+	"\x04size\x18\x06 \x01(\x03R\x04size\"\x92\x02\n" +
 	"\aStaging\x12\x16\n" +
 	"\x06bucket\x18\x01 \x01(\tR\x06bucket\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x16\n" +
@@ -2715,7 +2723,8 @@ const file_link_proto_rawDesc = "" +
 	"\n" +
 	"path_style\x18\x05 \x01(\bR\tpathStyle\x12\x15\n" +
 	"\x06ca_pem\x18\x06 \x01(\tR\x05caPem\x12>\n" +
-	"\vcredentials\x18\a \x01(\v2\x1c.skylift.link.v1.CredentialsR\vcredentials\"\x9c\x01\n" +
+	"\vcredentials\x18\a \x01(\v2\x1c.skylift.link.v1.CredentialsR\vcredentials\x12-\n" +
+	"\x12conditional_writes\x18\b \x01(\bR\x11conditionalWrites\"\x9c\x01\n" +
 	"\vCredentials\x12\"\n" +
 	"\raccess_key_id\x18\x01 \x01(\tR\vaccessKeyId\x12*\n" +
 	"\x11secret_access_key\x18\x02 \x01(\tR\x0fsecretAccessKey\x12#\n" +

@@ -1,0 +1,98 @@
+package connectord
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/sirupsen/logrus"
+
+	"skylift/config"
+	"skylift/internal/dial"
+	linkv1 "skylift/link/linkv1"
+	"skylift/staging"
+	"skylift/staging/bucket"
+)
+
+// stagingOpener opens the staging that commands name. Transports are shared by
+// all runs of the same staging.
+type stagingOpener struct {
+	settings config.Connector
+	proxy    dial.Proxy
+	ca       []byte
+	log      logrus.FieldLogger
+
+	mu      sync.Mutex
+	clients map[string]*http.Client // by the control plane's additional roots
+}
+
+func newStagingOpener(c config.Connector, proxy dial.Proxy, log logrus.FieldLogger) (*stagingOpener, error) {
+	o := &stagingOpener{settings: c, proxy: proxy, log: log, clients: map[string]*http.Client{}}
+	if c.Staging.CAFile != "" {
+		var err error
+		if o.ca, err = os.ReadFile(c.Staging.CAFile); err != nil {
+			return nil, fmt.Errorf("read the certificates for staging: %w", err)
+		}
+	}
+	return o, nil
+}
+
+func (o *stagingOpener) open(ctx context.Context, place *linkv1.Staging, credentials func() *linkv1.Credentials) (staging.Store, error) {
+	client, err := o.client(place.CaPem)
+	if err != nil {
+		return nil, err
+	}
+	cfg := aws.Config{Region: place.Region, HTTPClient: client}
+	if place.Endpoint != "" {
+		cfg.BaseEndpoint = &place.Endpoint
+	}
+	if cfg.Credentials, err = o.credentials(ctx, place.Region, credentials); err != nil {
+		return nil, err
+	}
+	return bucket.New(bucket.Config{
+		AWS: cfg, PathStyle: place.PathStyle, Bucket: place.Bucket, Prefix: place.Prefix,
+		Capabilities: bucket.Capabilities{ConditionalCreate: place.ConditionalWrites}, Log: o.log,
+	})
+}
+
+func (o *stagingOpener) client(roots string) (*http.Client, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if c := o.clients[roots]; c != nil {
+		return c, nil
+	}
+	t, err := dial.NewTransport(dial.Settings{
+		Proxy: o.proxy, CA: append([]byte(roots+"\n"), o.ca...),
+		MaxConnsPerHost: o.settings.Slots * o.settings.Parallel,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reach staging: %w", err)
+	}
+	o.clients[roots] = t.Client()
+	return o.clients[roots], nil
+}
+
+// credentials are the newest that the control plane sent, or the machine's own.
+func (o *stagingOpener) credentials(ctx context.Context, region string, sent func() *linkv1.Credentials) (aws.CredentialsProvider, error) {
+	if o.settings.Staging.OwnCredentials {
+		own, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithRegion(region))
+		return own.Credentials, err
+	}
+	return aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+		c := sent()
+		if c == nil {
+			return aws.Credentials{}, errors.New("the control plane sent no credentials for staging; let it share some, or set staging.own-credentials here")
+		}
+		out := aws.Credentials{AccessKeyID: c.AccessKeyId, SecretAccessKey: c.SecretAccessKey, SessionToken: c.SessionToken, Source: "control plane"}
+		if c.Expires != 0 {
+			out.CanExpire, out.Expires = true, time.UnixMilli(c.Expires)
+		}
+		return out, nil
+	}), nil
+}

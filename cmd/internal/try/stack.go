@@ -1,0 +1,280 @@
+package try
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"skylift/cmd/internal/controlplaned"
+	"skylift/controlplane/api/smsclient"
+	"skylift/internal/dial"
+	"skylift/internal/secret"
+	"skylift/internal/simulator/s3"
+)
+
+// stack is the daemons of one try, each a process of its own.
+type stack struct {
+	options Options
+	dir     string
+	logs    string
+	show    *show
+	s3      *s3.Server
+	env     []string // of the control plane: credentials for staging
+	plane   *process
+	conn    *process
+	api     *smsclient.Client
+	stopped bool
+}
+
+// process is a daemon: this binary, executed again.
+type process struct {
+	name string
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error
+}
+
+const stopWithin = 20 * time.Second
+
+func startStack(ctx context.Context, o Options, dir string, v VCenter, show *show) (s *stack, err error) {
+	s = &stack{options: o, dir: dir, logs: filepath.Join(dir, "logs"), show: show}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.stop())
+		}
+	}()
+	if err := os.MkdirAll(s.logs, 0o700); err != nil {
+		return s, err
+	}
+	bucket, err := s.openBucket(ctx)
+	if err != nil {
+		return s, err
+	}
+	show.stage("The control plane and the connector start")
+	address, err := freeAddress()
+	if err != nil {
+		return s, err
+	}
+	if err := s.startControlPlane(ctx, address, bucket); err != nil {
+		return s, err
+	}
+	return s, s.startConnector(ctx, address, v)
+}
+
+// openBucket starts the S3 server, or takes the user's bucket.
+func (s *stack) openBucket(ctx context.Context) (Bucket, error) {
+	if s.options.Bucket != nil {
+		return *s.options.Bucket, nil
+	}
+	server, err := s3.Start(ctx, s3.Config{Dir: filepath.Join(s.dir, "s3"), Buckets: []string{"staging"}, Args: s.options.AsS3})
+	if err != nil {
+		return Bucket{}, fmt.Errorf("start the S3 server: %w", err)
+	}
+	s.s3 = server
+	s.env = []string{"AWS_ACCESS_KEY_ID=" + server.AccessKey, "AWS_SECRET_ACCESS_KEY=" + server.SecretKey.Reveal(), "AWS_SESSION_TOKEN="}
+	b := Bucket{Name: "staging", Region: server.Region, Endpoint: server.Endpoint, PathStyle: true, CAFile: filepath.Join(s.dir, "s3.crt")}
+	return b, os.WriteFile(b.CAFile, server.CAPEM, 0o600)
+}
+
+func (s *stack) startControlPlane(ctx context.Context, address string, b Bucket) error {
+	dir := filepath.Join(s.dir, "controlplane")
+	settings := filepath.Join(s.dir, "controlplane.yaml")
+	err := writeYAML(settings, map[string]any{
+		"dir": dir, "sealing-key-file": filepath.Join(s.dir, "sealing.key"), "listen": address, "lease": "10s", "backoff": "1s",
+		"staging": map[string]any{"bucket": b.Name, "prefix": b.Prefix, "region": b.Region, "endpoint": b.Endpoint,
+			"path-style": b.PathStyle, "ca-file": b.CAFile, "share-credentials": true},
+		"target": map[string]any{"local": filepath.Join(s.dir, "images")},
+	})
+	if err != nil {
+		return err
+	}
+	key, err := s.controlPlane(ctx, settings, "access-key", "create", "--role", "admin")
+	if err != nil {
+		return err
+	}
+	var created controlplaned.CreatedKey
+	if err := json.Unmarshal(key, &created); err != nil {
+		return fmt.Errorf("read the new access key: %w", err)
+	}
+	code, err := s.controlPlane(ctx, settings, "activation-code")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(s.codeFile(), code, 0o600); err != nil {
+		return err
+	}
+	if s.plane, err = s.start("controlplane", s.env, append(s.options.AsControlPlane, "serve", "--config", settings)...); err != nil {
+		return err
+	}
+	client, err := s.ready(ctx, address)
+	if err != nil {
+		return err
+	}
+	s.api, err = smsclient.New(smsclient.Config{
+		Endpoint: "https://" + address, Region: b.Region, AccessKeyID: created.AccessKeyID, Secret: secret.New(created.SecretAccessKey), HTTP: client,
+	})
+	return err
+}
+
+func (s *stack) codeFile() string { return filepath.Join(s.dir, "activation.code") }
+
+func (s *stack) certificate() string {
+	return controlplaned.CertificateFile(filepath.Join(s.dir, "controlplane"))
+}
+
+// controlPlane runs a command of the control plane and returns what it prints.
+func (s *stack) controlPlane(ctx context.Context, settings string, args ...string) ([]byte, error) {
+	args = append(append([]string{}, s.options.AsControlPlane...), append(args, "--config", settings)...)
+	cmd := exec.CommandContext(ctx, s.options.Executable, args...)
+	cmd.Env = append(os.Environ(), s.env...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("set the control plane up: %w: %s", err, strings.TrimSpace(stderr.String()))
+	}
+	return out, nil
+}
+
+// ready waits until the control plane answers, and returns a client for it.
+func (s *stack) ready(ctx context.Context, address string) (*http.Client, error) {
+	deadline := time.Now().Add(time.Minute)
+	for {
+		client, err := s.client()
+		if err == nil {
+			var r *http.Response
+			if r, err = client.Get("https://" + address + "/healthz"); err == nil {
+				return client, r.Body.Close()
+			}
+		}
+		select {
+		case <-s.plane.done:
+			return nil, fmt.Errorf("the control plane ended: %w; its log is %s", s.plane.err, filepath.Join(s.logs, "controlplane.log"))
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("the control plane does not answer: %w", err)
+		}
+	}
+}
+
+func (s *stack) client() (*http.Client, error) {
+	ca, err := os.ReadFile(s.certificate())
+	if err != nil {
+		return nil, err
+	}
+	t, err := dial.NewTransport(dial.Settings{CA: ca, OnlyCA: true})
+	if err != nil {
+		return nil, err
+	}
+	return t.Client(), nil
+}
+
+func (s *stack) startConnector(ctx context.Context, address string, v VCenter) (err error) {
+	settings := filepath.Join(s.dir, "connector.yaml")
+	err = writeYAML(settings, map[string]any{
+		"dir": filepath.Join(s.dir, "connector"), "name": "try", "activation-code-file": s.codeFile(), "report-every": "500ms",
+		"control-plane": map[string]any{"url": "https://" + address, "ca-file": s.certificate()},
+		"vsphere": []map[string]any{{"url": v.URL, "user": v.User, "password-file": v.PasswordFile,
+			"ca-file": v.CAFile, "fingerprint": v.Fingerprint}},
+	})
+	if err != nil {
+		return err
+	}
+	s.conn, err = s.start("connector", nil, append(s.options.AsConn, "--config", settings)...)
+	return err
+}
+
+// start runs this binary as a daemon that logs into a file.
+func (s *stack) start(name string, env []string, args ...string) (*process, error) {
+	log, err := os.OpenFile(filepath.Join(s.logs, name+".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	p := &process{name: name, cmd: exec.Command(s.options.Executable, args...), done: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the %s: %w", name, err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// end asks the process to end, and kills it when it does not.
+func (p *process) end() error {
+	if p == nil {
+		return nil
+	}
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+		if p.err != nil {
+			return fmt.Errorf("the %s did not end cleanly: %w", p.name, p.err)
+		}
+		return nil
+	case <-time.After(stopWithin):
+		_ = p.cmd.Process.Kill()
+		<-p.done
+		return fmt.Errorf("the %s did not end within %s and was killed", p.name, stopWithin)
+	}
+}
+
+// stop ends all daemons, the connector first; once.
+func (s *stack) stop() error {
+	if s.stopped {
+		return nil
+	}
+	s.stopped = true
+	err := errors.Join(s.conn.end(), s.plane.end())
+	if s.s3 != nil {
+		err = errors.Join(err, s.s3.Close())
+	}
+	return err
+}
+
+// explain adds to err which daemon has died, for that is then the reason.
+func (s *stack) explain(err error) error {
+	for _, p := range []*process{s.plane, s.conn} {
+		select {
+		case <-p.done:
+			err = fmt.Errorf("the %s has ended (%v): %w", p.name, p.err, err)
+		default:
+		}
+	}
+	return err
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+func writeYAML(path string, v any) error {
+	p, err := yaml.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, p, 0o600)
+}

@@ -1,0 +1,98 @@
+package config
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// Connector is the settings of skylift-connector.
+type Connector struct {
+	// Dir keeps the connector's identity. Nothing else is kept.
+	Dir string `mapstructure:"dir"`
+	// Name is shown to people; the host's name by default.
+	Name string `mapstructure:"name"`
+	// ActivationCodeFile holds the one-time code that enrols the connector.
+	// It may be deleted when the connector is enrolled.
+	ActivationCodeFile SecretFile `mapstructure:"activation-code-file"`
+	// ControlPlane is whom the connector works for.
+	ControlPlane ControlPlaneAddress `mapstructure:"control-plane"`
+	// Proxy is used towards the control plane and staging, and towards
+	// sources unless Proxy.Except has them.
+	Proxy Proxy `mapstructure:"proxy"`
+	// VSphere lists vCenters and standalone ESXi hosts.
+	VSphere []VSphere `mapstructure:"vsphere"`
+	// Staging is for a connector that has credentials of its own.
+	Staging ConnectorStaging `mapstructure:"staging"`
+	// Slots is how many runs are under way at once.
+	Slots int `mapstructure:"slots"`
+	// MemoryMiB bounds the buffers of all transfers together.
+	MemoryMiB int64 `mapstructure:"memory-mib"`
+	// Parallel is how many pieces of one disk are under way at once.
+	Parallel int `mapstructure:"parallel"`
+	// ReportEvery is how often progress is reported.
+	ReportEvery time.Duration `mapstructure:"report-every"`
+	Log         Log           `mapstructure:"log"`
+}
+
+// ControlPlaneAddress is where the control plane is, and how it is known.
+type ControlPlaneAddress struct {
+	URL   string `mapstructure:"url"`
+	Trust `mapstructure:",squash"`
+}
+
+// VSphere is one vCenter or standalone ESXi host.
+type VSphere struct {
+	URL          string     `mapstructure:"url"`
+	User         string     `mapstructure:"user"`
+	PasswordFile SecretFile `mapstructure:"password-file"`
+	Trust        `mapstructure:",squash"`
+}
+
+// ConnectorStaging says how the connector reaches the staging bucket.
+type ConnectorStaging struct {
+	// OwnCredentials has the connector use what the AWS SDK finds on its
+	// machine, and not what the control plane sends.
+	OwnCredentials bool `mapstructure:"own-credentials"`
+	// CAFile holds PEM certificates trusted for the bucket's server besides
+	// the system's: those of a proxy that inspects TLS, for example.
+	CAFile string `mapstructure:"ca-file"`
+}
+
+// LoadConnector reads the settings from file, environment and flags.
+func LoadConnector(file string, flags *pflag.FlagSet) (Connector, error) {
+	c := Connector{
+		Dir: "/var/db/skylift/connector", Slots: 8, MemoryMiB: 96, Parallel: 8, ReportEvery: 5 * time.Second,
+		Log: Log{Level: "info"},
+	}
+	err := load(&c, file, flags)
+	return c, err
+}
+
+func (c *Connector) validate() []error {
+	errs := compact(
+		required("dir", c.Dir),
+		httpsURL("control-plane.url", c.ControlPlane.URL),
+		c.Log.validate(),
+		within("slots", int64(c.Slots), 1, 256),
+		within("memory-mib", c.MemoryMiB, 48, 65536),
+		within("parallel", int64(c.Parallel), 1, 64),
+	)
+	if len(c.VSphere) == 0 {
+		errs = append(errs, fmt.Errorf("vsphere names no vCenter"))
+	}
+	for i, v := range c.VSphere {
+		prefix := fmt.Sprintf("vsphere[%d].", i)
+		errs = append(errs, compact(
+			httpsURL(prefix+"url", v.URL), required(prefix+"user", v.User), required(prefix+"password-file", string(v.PasswordFile)))...)
+	}
+	return errs
+}
+
+func within(name string, value, low, high int64) error {
+	if value < low || value > high {
+		return fmt.Errorf("%s is %d, which is not between %d and %d", name, value, low, high)
+	}
+	return nil
+}

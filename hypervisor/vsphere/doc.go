@@ -1,0 +1,35 @@
+// Package vsphere is the source for servers on VMware vSphere: a vCenter, or
+// a standalone ESXi host. It is the only product package that knows govmomi.
+//
+// The pieces, from the wire upwards:
+//
+//   - session.go speaks SOAP: it logs in by itself, again when the session has
+//     expired, and repeats calls that only read (calls.go). retrieve.go and
+//     task.go read properties and wait for tasks through it.
+//   - inventory.go keeps Watch: a container view and a property collector tell
+//     what there is and what changes; machine.go holds what is known of a
+//     virtual machine and makes a hypervisor.Server of it, disks.go its disks.
+//   - create.go, remove.go and held.go are a snapshot's life.
+//   - open.go gives a snapshot's disks; areas.go asks change tracking (CBT)
+//     what changed; datastore.go finds the file of a frozen disk and ranges.go
+//     reads its bytes through the datastore's HTTPS folder.
+//   - check.go tells what stands in the way of a run; tracking.go switches
+//     change tracking on.
+//
+// # Identities
+//
+// A server's ID is its instance UUID, or its BIOS UUID where it has none. Where
+// several virtual machines of a vCenter share one (copies registered by hand
+// on old hosts), the one with the lowest managed object number, the oldest,
+// has the plain UUID and each other one "UUID@vm-number". A virtual machine
+// keeps the ID it was given as long as a Watch runs.
+//
+// A disk's ID is the UUID of its backing. Disks of one server that share a
+// UUID cannot be told apart and are not replicated; Check says so.
+//
+// # Snapshots
+//
+// Our snapshots are called skylift-INSTALLATION-RUN. Neither a description nor
+// memory decides what is ours: the name does. An installation's ID has letters
+// and digits only, so that no installation's prefix begins another's.
+package vsphere

@@ -1,0 +1,149 @@
+package vsphere_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/vmware/govmomi/vim25/types"
+
+	"skylift/hypervisor"
+	"skylift/hypervisor/vsphere"
+	"skylift/internal/simulator/vcenter"
+)
+
+func TestTrackingIsEnabledOnce(t *testing.T) {
+	p := newPlatform(t)
+	id := p.add(t, vcenter.ServerSpec{Name: "web", Disks: []vcenter.DiskSpec{{Size: size}}})
+	s, _ := p.source(t, p.config())
+	must(t, s.EnableTracking(t.Context(), id))
+	must(t, s.EnableTracking(t.Context(), id))
+	calls := p.Calls()
+	if calls["ReconfigVM_Task"] != 1 || calls["CreateSnapshot_Task"] != 1 || calls["RemoveSnapshot_Task"] != 1 || len(p.OpenSnapshots()) != 0 {
+		t.Errorf("calls were %v, snapshots are %q", calls, p.OpenSnapshots())
+	}
+	d := open(t, s, snapshot(t, s, "r1", id, hypervisor.QuiesceNever)).Disks()[0]
+	if d.Info().ChangeID == "" {
+		t.Error("the next snapshot has no change ID")
+	}
+}
+
+func TestTrackingIsRefusedWhereItWouldLie(t *testing.T) {
+	p := newPlatform(t)
+	old := p.add(t, vcenter.ServerSpec{Name: "old", HardwareVersion: 4, Disks: []vcenter.DiskSpec{{Size: size}}})
+	snapped := p.add(t, vcenter.ServerSpec{Name: "snapped", Disks: []vcenter.DiskSpec{{Size: size}}})
+	p.TakeForeign(t, snapped, "before the upgrade")
+	s, _ := p.source(t, p.config())
+	has(t, s.EnableTracking(t.Context(), old), vsphere.TrackingRefused)
+	has(t, s.EnableTracking(t.Context(), snapped), vsphere.TrackingRefused)
+	has(t, s.EnableTracking(t.Context(), "no-such"), vsphere.ServerUnknown)
+}
+
+func TestDisksThatSnapshotsLeaveOutAreReportedAndNotRead(t *testing.T) {
+	p := newPlatform(t)
+	id := p.add(t, vcenter.ServerSpec{Name: "web", ChangeTracking: true, Disks: []vcenter.DiskSpec{
+		{Size: size},
+		{Size: size, Mode: "independent_persistent"},
+		{Size: size, RDM: "physicalMode"},
+	}})
+	s, _ := p.source(t, p.config())
+	report, err := s.Check(t.Context(), id)
+	must(t, err)
+	blocking := 0
+	for _, f := range report.Findings {
+		if f.Code == "vsphere-disk-not-snapshotted" && f.Blocks && f.Hint != "" && f.Subject != "" {
+			blocking++
+		}
+	}
+	if blocking != 2 || report.Ready() {
+		t.Errorf("the report is %+v", report)
+	}
+	if disks := open(t, s, snapshot(t, s, "r1", id, hypervisor.QuiesceNever)).Disks(); len(disks) != 1 {
+		t.Errorf("there are %d disks to read, want one", len(disks))
+	}
+}
+
+func TestAMultiWriterDiskBlocks(t *testing.T) {
+	p := newPlatform(t)
+	id := p.add(t, vcenter.ServerSpec{Name: "web", Disks: []vcenter.DiskSpec{{Size: size, MultiWriter: true}}})
+	s, _ := p.source(t, p.config())
+	report, err := s.Check(t.Context(), id)
+	must(t, err)
+	if f := finding(report, "vsphere-disk-shared"); f == nil || !f.Blocks {
+		t.Errorf("the report is %+v", report)
+	}
+	_, err = s.Snapshot(t.Context(), "r1", []hypervisor.ServerID{id}, hypervisor.QuiesceNever)
+	has(t, err, vsphere.SnapshotFailed)
+}
+
+func TestMissingPrivilegesAreNamedWithObjectAndOperation(t *testing.T) {
+	p := newPlatform(t, func(c *vcenter.Config) {
+		c.Denied = []string{"VirtualMachine.State.RemoveSnapshot", "Datastore.FileManagement"}
+	})
+	id := p.AddServer(t, "web", size)
+	s, _ := p.source(t, p.config())
+	report, err := s.Check(t.Context(), id)
+	must(t, err)
+	var texts []string
+	for _, f := range report.Findings {
+		if f.Code == vsphere.PermissionDenied.Code && f.Blocks {
+			texts = append(texts, f.What)
+		}
+	}
+	all := strings.Join(texts, "\n")
+	for _, want := range []string{"VirtualMachine.State.RemoveSnapshot on web", "removing our snapshot", "Datastore.FileManagement on datastore datastore1", "reading disk files"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("%q is not in %q", want, all)
+		}
+	}
+	if len(texts) != 2 {
+		t.Errorf("findings are %q", texts)
+	}
+}
+
+func TestCheckOfAPlainServerFindsNothingThatBlocks(t *testing.T) {
+	p := newPlatform(t)
+	id := p.AddServer(t, "web", size)
+	s, _ := p.source(t, p.config())
+	report, err := s.Check(t.Context(), id)
+	must(t, err)
+	if len(report.Findings) != 0 {
+		t.Errorf("the report is %+v", report)
+	}
+	p.TakeForeign(t, id, "before the upgrade")
+	report, err = s.Check(t.Context(), id)
+	must(t, err)
+	if f := finding(report, "vsphere-foreign-snapshots"); f == nil || f.Blocks || !strings.Contains(f.What, "before the upgrade") {
+		t.Errorf("the report is %+v", report)
+	}
+	off := p.add(t, vcenter.ServerSpec{Name: "untracked", Disks: []vcenter.DiskSpec{{Size: size}}})
+	report, err = s.Check(t.Context(), off)
+	must(t, err)
+	if f := finding(report, "vsphere-tracking-off"); f == nil || f.Blocks {
+		t.Errorf("the report is %+v", report)
+	}
+}
+
+func TestAMethodThatAnotherProductDisabledIsNotAskedFor(t *testing.T) {
+	p := newPlatform(t)
+	id := p.AddServer(t, "web", size)
+	must(t, p.vm(t, id).Disable("CreateSnapshot_Task"))
+	s, _ := p.source(t, p.config())
+	report, err := s.Check(t.Context(), id)
+	must(t, err)
+	if f := finding(report, vsphere.MethodDisabled.Code); f == nil || !f.Blocks {
+		t.Errorf("the report is %+v", report)
+	}
+	_, err = s.Snapshot(t.Context(), "r1", []hypervisor.ServerID{id}, hypervisor.QuiesceNever)
+	has(t, err, vsphere.MethodDisabled)
+	if n := p.Calls()["CreateSnapshot_Task"]; n != 0 {
+		t.Errorf("vSphere was asked %d times", n)
+	}
+}
+
+func TestATemplateIsNoServer(t *testing.T) {
+	p := newPlatform(t)
+	template := p.add(t, vcenter.ServerSpec{Name: "golden", Template: true, Power: types.VirtualMachinePowerStatePoweredOff, Disks: []vcenter.DiskSpec{{Size: size}}})
+	s, _ := p.source(t, p.config())
+	_, err := s.Check(t.Context(), template)
+	has(t, err, vsphere.ServerUnknown)
+}

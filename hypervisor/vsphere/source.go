@@ -1,0 +1,144 @@
+package vsphere
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"skylift/hypervisor"
+	"skylift/internal/secret"
+)
+
+// Config is what a source needs to know.
+type Config struct {
+	// URL is the address of the vCenter or ESXi host; "https" and "/sdk" may
+	// be left out.
+	URL      string
+	User     string
+	Password secret.Text
+	// Installation is carried in the names of snapshots: 1 to 32 letters and digits.
+	Installation string
+	// TLS decides whom to trust; pinning belongs in its VerifyConnection.
+	// Nil trusts the system's certificate authorities.
+	TLS *tls.Config
+	// Proxy tells the proxy of a request; nil for none.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Customize, when set, has the last word on the HTTP transports: how they dial, say.
+	Customize func(*http.Transport)
+	Log       logrus.FieldLogger
+	Limits    Limits
+	// Now is the clock for what is remembered; nil for the system's.
+	Now func() time.Time
+}
+
+// Limits bound what the source asks of vSphere. Zero values get the defaults
+// that the comments name.
+type Limits struct {
+	Snapshots   int           // 15 snapshots in the making or removal at once
+	Disks       int           // 8 disks read at once: the network file copy buffers of one host
+	Connections int           // 16 HTTPS connections to datastore files: vSphere has few HTTP sessions
+	Quiesce     time.Duration // 60 s for the guest to come to rest, when that is preferred but not required
+	Task        time.Duration // 15 min for a task to end; consolidation gets four times as long
+	Older       time.Duration // 15 min for an earlier snapshot of ours to be removed before a new one
+	Undo        time.Duration // 60 s to remove what a failed or canceled creation left
+	Idle        time.Duration // 60 s without a byte end a connection
+	KeepAlive   time.Duration // 5 min between signs of life: vSphere ends sessions that idle for 30
+	FreePercent int           // 5 % of a datastore must be free before a snapshot is taken; below 0: no matter
+}
+
+func (l Limits) withDefaults() Limits {
+	set := func(v *time.Duration, d time.Duration) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	count := func(v *int, n int) {
+		if *v <= 0 {
+			*v = n
+		}
+	}
+	count(&l.Snapshots, 15)
+	count(&l.Disks, 8)
+	count(&l.Connections, 16)
+	if l.FreePercent == 0 {
+		l.FreePercent = 5
+	}
+	set(&l.Quiesce, time.Minute)
+	set(&l.Task, 15*time.Minute)
+	set(&l.Older, 15*time.Minute)
+	set(&l.Undo, time.Minute)
+	set(&l.Idle, time.Minute)
+	set(&l.KeepAlive, 5*time.Minute)
+	return l
+}
+
+// Source is a vCenter or a standalone ESXi host.
+type Source struct {
+	prefix  string // of our snapshots' names
+	limits  Limits
+	log     logrus.FieldLogger
+	session *session
+	slots   chan struct{} // connections to datastore files
+	blocks  sync.Pool     // of *[hypervisor.BlockSize]byte
+}
+
+var (
+	_ hypervisor.Source          = (*Source)(nil)
+	_ hypervisor.TrackingEnabler = (*Source)(nil)
+)
+
+// installationForm keeps one installation's prefix from being another's beginning.
+var installationForm = regexp.MustCompile(`^[A-Za-z0-9]{1,32}$`)
+
+// New checks the configuration and makes a source. It asks nobody: the first
+// call logs in. Close ends it.
+func New(c Config) (*Source, error) {
+	if !installationForm.MatchString(c.Installation) {
+		return nil, fmt.Errorf("installation %q: its ID must be 1 to 32 letters and digits", c.Installation)
+	}
+	if c.Log == nil {
+		return nil, errors.New("a vSphere source needs a log")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	limits := c.Limits.withDefaults()
+	session, err := newSession(c, limits)
+	if err != nil {
+		return nil, err
+	}
+	s := &Source{
+		prefix:  "skylift-" + c.Installation + "-",
+		limits:  limits,
+		log:     c.Log,
+		session: session,
+		slots:   make(chan struct{}, limits.Connections),
+	}
+	s.blocks.New = func() any { return new([hypervisor.BlockSize]byte) }
+	return s, nil
+}
+
+// Close logs out and ends what runs in the background. Calls that are under
+// way fail.
+func (s *Source) Close(ctx context.Context) error { return s.session.close(ctx) }
+
+// Properties tells how to treat a vSphere source.
+func (s *Source) Properties() hypervisor.Properties {
+	return hypervisor.Properties{
+		Platform:      "vsphere",
+		SnapshotLimit: s.limits.Snapshots,
+		DiskLimit:     s.limits.Disks,
+		Tracking:      true,
+	}
+}
+
+// Release has nothing to do: change tracking needs nothing to stay.
+func (s *Source) Release(context.Context, hypervisor.Anchor) error { return nil }

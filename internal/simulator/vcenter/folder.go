@@ -1,0 +1,227 @@
+package vcenter
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// transferSize is how much of a file goes from its disk to the connection at a
+// time: a large write lets TLS fill whole records.
+const transferSize = 1 << 20
+
+// serveFolder answers GET and HEAD of /folder/<path>?dcPath=&dsName= for
+// descriptors and for flat files whose bytes stand still.
+func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request) {
+	file := strings.TrimPrefix(r.URL.Path, "/folder/")
+	err := s.arrive(r.Context(), Call{Method: r.Method + " /folder", Path: file})
+	var status HTTPStatus
+	var after DropAfter
+	switch {
+	case errors.Is(err, ErrDropped), errors.Is(err, ErrAnswerLost):
+		panic(http.ErrAbortHandler)
+	case errors.As(err, &status):
+		w.WriteHeader(int(status))
+		return
+	case errors.As(err, &after):
+		w = &shortWriter{w, int64(after)}
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	if !s.authorized(r) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
+		http.Error(w, "not authorized", http.StatusUnauthorized)
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		http.Error(w, s.refuse("%s %s: files are only read", r.Method, r.URL.Path), http.StatusMethodNotAllowed)
+		return
+	}
+	content, failed := s.open(file, r.URL.Query())
+	if failed != nil {
+		http.Error(w, s.refuse("%s %s: %s", r.Method, r.URL, failed.why), failed.status)
+		return
+	}
+	defer func() { // also when the transfer is broken off
+		if err := content.close(); err != nil {
+			s.log.WithError(err).Warn("vCenter simulator: closing a file")
+		}
+	}()
+	s.serveContent(w, r, content)
+}
+
+// openFile is a file under /folder that is being read.
+type openFile struct {
+	io.ReaderAt
+	size  int64
+	close func() error
+}
+
+type openError struct {
+	status int
+	why    string
+}
+
+// open finds a file by its datastore and path.
+func (s *Server) open(file string, query url.Values) (*openFile, *openError) {
+	store := query.Get("dsName")
+	if dc := strings.Trim(query.Get("dcPath"), "/"); dc != s.cfg.Datacenter {
+		return nil, &openError{http.StatusNotFound, fmt.Sprintf("there is no datacenter %q", dc)}
+	}
+	s.world.RLock()
+	defer s.world.RUnlock()
+	for _, vm := range s.vms {
+		if !strings.HasPrefix(file, vm.dir+"/") {
+			continue
+		}
+		for _, d := range append(append([]*Disk(nil), vm.disks...), vm.detached...) {
+			if d.spec.Datastore != store {
+				continue
+			}
+			if f, failed := d.open(file); f != nil || failed != nil {
+				return f, failed
+			}
+		}
+	}
+	return nil, &openError{http.StatusNotFound, fmt.Sprintf("there is no file [%s] %s", store, file)}
+}
+
+// open looks for a file among those of the disk. The caller holds world.
+func (d *Disk) open(file string) (*openFile, *openError) {
+	d.v.mu.Lock()
+	defer d.v.mu.Unlock()
+	for _, l := range d.v.layers {
+		switch {
+		case l.file == file:
+			text := strings.NewReader(d.descriptor(l))
+			return &openFile{text, text.Size(), func() error { return nil }}, nil
+		case l.dataFile() != file || d.spec.RDM != "":
+			continue
+		case l.parent != nil:
+			return nil, &openError{http.StatusNotFound, "the contents of delta files are not modeled"}
+		case l != d.v.live:
+			if d.vm.quirks.FlatLocked && d.vm.spec.Power == types.VirtualMachinePowerStatePoweredOn {
+				return nil, &openError{http.StatusForbidden, "the file is locked by the running server"}
+			}
+			w := d.v.pin(l, d.v.size)
+			return &openFile{w, w.size, w.release}, nil
+		case d.vm.spec.Power == types.VirtualMachinePowerStatePoweredOn:
+			return nil, &openError{http.StatusForbidden, "the file is in use: a running server's disk must be frozen by a snapshot first"}
+		default:
+			return &openFile{liveDisk{d.v}, d.v.size, func() error { return nil }}, nil
+		}
+	}
+	return nil, nil
+}
+
+type liveDisk struct{ v *volume }
+
+func (l liveDisk) ReadAt(p []byte, off int64) (int, error) { return l.v.readLive(p, off) }
+
+// serveContent answers the whole file, or one range of it with 206.
+func (s *Server) serveContent(w http.ResponseWriter, r *http.Request, f *openFile) {
+	h := w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Accept-Ranges", "bytes")
+	part, status := Extent{0, f.size}, http.StatusOK
+	if header := r.Header.Get("Range"); header != "" {
+		var err error
+		if part, err = parseRange(header, f.size); err != nil {
+			h.Set("Content-Range", fmt.Sprintf("bytes */%d", f.size))
+			http.Error(w, s.refuse("%s %s: %v", r.Method, r.URL.Path, err), http.StatusRequestedRangeNotSatisfiable)
+			return
+		}
+		status = http.StatusPartialContent
+		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", part.Offset, part.End()-1, f.size))
+	}
+	h.Set("Content-Length", strconv.FormatInt(part.Length, 10))
+	w.WriteHeader(status)
+	if r.Method == http.MethodHead {
+		return
+	}
+	if err := s.copy(w, f, part); err != nil {
+		s.log.WithError(err).Debug("vCenter simulator: file transfer ended early")
+		panic(http.ErrAbortHandler) // the client must see that bytes are missing
+	}
+}
+
+func (s *Server) copy(w io.Writer, f io.ReaderAt, part Extent) error {
+	buf := s.buffers.Get().(*[]byte)
+	defer s.buffers.Put(buf)
+	for at := part.Offset; at < part.End(); {
+		p := (*buf)[:min(int64(len(*buf)), part.End()-at)]
+		if _, err := f.ReadAt(p, at); err != nil {
+			return err
+		}
+		if _, err := w.Write(p); err != nil {
+			return err
+		}
+		at += int64(len(p))
+	}
+	return nil
+}
+
+func newBuffers() *sync.Pool {
+	return &sync.Pool{New: func() any { p := make([]byte, transferSize); return &p }}
+}
+
+// parseRange reads a Range header of one range, as RFC 9110 section 14 has it.
+func parseRange(header string, size int64) (Extent, error) {
+	bad := fmt.Errorf("the range %q of a file of %d bytes is not one that is served", header, size)
+	spec, ok := strings.CutPrefix(header, "bytes=")
+	first, last, dash := strings.Cut(spec, "-")
+	if !ok || !dash || strings.Contains(spec, ",") {
+		return Extent{}, bad
+	}
+	from, err := strconv.ParseUint(first, 10, 63)
+	if first == "" { // the last n bytes
+		n, err := strconv.ParseUint(last, 10, 63)
+		if err != nil || n == 0 || size == 0 {
+			return Extent{}, bad
+		}
+		n = min(n, uint64(size))
+		return Extent{size - int64(n), int64(n)}, nil
+	}
+	if err != nil || int64(from) >= size {
+		return Extent{}, bad
+	}
+	to := uint64(size - 1)
+	if last != "" {
+		if to, err = strconv.ParseUint(last, 10, 63); err != nil || to < from {
+			return Extent{}, bad
+		}
+		to = min(to, uint64(size-1))
+	}
+	return Extent{int64(from), int64(to-from) + 1}, nil
+}
+
+// shortWriter breaks the connection after so many bytes of the body.
+type shortWriter struct {
+	http.ResponseWriter
+	left int64
+}
+
+// Write implements io.Writer.
+func (w *shortWriter) Write(p []byte) (int, error) {
+	if int64(len(p)) <= w.left {
+		w.left -= int64(len(p))
+		return w.ResponseWriter.Write(p)
+	}
+	n, err := w.ResponseWriter.Write(p[:w.left])
+	w.left = 0
+	if err == nil {
+		err = http.NewResponseController(w.ResponseWriter).Flush()
+	}
+	if err == nil {
+		err = errors.New("connection dropped on request")
+	}
+	return n, err
+}
