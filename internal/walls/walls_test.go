@@ -227,3 +227,25 @@ func TestABreachSaysTheRuleItsReasonAndTheChain(t *testing.T) {
 		t.Errorf("it says %q, want %q", got[0], want)
 	}
 }
+
+func TestAPatternMatchesWholeElementsOfAPath(t *testing.T) {
+	for _, test := range []struct {
+		pattern, path string
+		want          bool
+	}{
+		{"./link", "skylift/link", true},
+		{"./link", "skylift/link/linkv1", false},
+		{"./link/...", "skylift/link", true},
+		{"./link/...", "skylift/link/linkv1", true},
+		{"./link/...", "skylift/linkage", false},
+		{"./link/...", "skylift/controlplane/link", false},
+		{"./...", "skylift/link", true},
+		{"./...", "skylifter/link", false},
+		{"testing/...", "testing/synctest", true},
+		{"testing/...", "skylift/testing", false},
+	} {
+		if got := match(test.pattern, test.path); got != test.want {
+			t.Errorf("%q matches %q: %v", test.pattern, test.path, got)
+		}
+	}
+}
