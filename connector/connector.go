@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"skylift/hypervisor"
-	linkv1 "skylift/link/linkv1"
+	"skylift/internal/secret"
 	"skylift/link/linkv1/linkv1connect"
 	"skylift/staging"
 	"skylift/transfer"
@@ -26,9 +26,26 @@ type Source struct {
 	hypervisor.Source
 }
 
-// OpenStaging gives access to the place that a command names. Later
-// credentials for it come from renew, which the store may call at any time.
-type OpenStaging func(ctx context.Context, place *linkv1.Staging, credentials func() *linkv1.Credentials) (staging.Store, error)
+// OpenStaging gives access to the place that a run is staged in. credentials
+// returns the newest that the control plane sent, false if it sent none; the
+// store may call it at any time.
+type OpenStaging func(ctx context.Context, place StagingPlace, credentials func() (Credentials, bool)) (staging.Store, error)
+
+// StagingPlace is where a run is staged.
+type StagingPlace struct {
+	Bucket, Prefix, Region string
+	Endpoint               string // empty: AWS's own
+	PathStyle              bool
+	CAPEM                  string // additional roots for the endpoint; may be empty
+	ConditionalWrites      bool   // the store was found to honor If-None-Match
+}
+
+// Credentials give access to staging.
+type Credentials struct {
+	AccessKeyID             string
+	SecretKey, SessionToken secret.Text
+	Expires                 time.Time // zero: never
+}
 
 // Config sets up a Connector. The zero value of a duration or count takes its
 // default.

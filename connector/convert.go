@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"skylift/hypervisor"
+	"skylift/internal/secret"
 	linkv1 "skylift/link/linkv1"
 )
 
@@ -29,6 +30,25 @@ func toAnchor(a hypervisor.Anchor) *linkv1.Anchor {
 		return nil
 	}
 	return &linkv1.Anchor{Server: string(a.Server), Run: string(a.Run), Id: a.ID}
+}
+
+func fromStaging(m *linkv1.Staging) StagingPlace {
+	return StagingPlace{
+		Bucket: m.GetBucket(), Prefix: m.GetPrefix(), Region: m.GetRegion(), Endpoint: m.GetEndpoint(),
+		PathStyle: m.GetPathStyle(), CAPEM: m.GetCaPem(), ConditionalWrites: m.GetConditionalWrites(),
+	}
+}
+
+// fromCredentials reports false when there are none.
+func fromCredentials(m *linkv1.Credentials) (Credentials, bool) {
+	if m == nil {
+		return Credentials{}, false
+	}
+	c := Credentials{AccessKeyID: m.AccessKeyId, SecretKey: secret.New(m.SecretAccessKey), SessionToken: secret.New(m.SessionToken)}
+	if m.Expires != 0 {
+		c.Expires = time.UnixMilli(m.Expires)
+	}
+	return c, true
 }
 
 func toServer(s *hypervisor.Server) *linkv1.Server {

@@ -109,7 +109,9 @@ func (a *attempt) snapshot(ctx context.Context) (hypervisor.SnapshotRef, error) 
 
 // transfer moves all disks into staging and has their manifests recorded.
 func (a *attempt) transfer(ctx context.Context, ref hypervisor.SnapshotRef) (err error) {
-	store, err := a.Staging(ctx, a.command.Staging, a.lease.credentials.Load)
+	store, err := a.Staging(ctx, fromStaging(a.command.Staging), func() (Credentials, bool) {
+		return fromCredentials(a.lease.credentials.Load())
+	})
 	if err != nil {
 		return fmt.Errorf("open staging: %w", err)
 	}
