@@ -118,7 +118,7 @@ func TestABuildThatFailedAnywhereIsDoneAgain(t *testing.T) {
 		"the step is canceled": func(cancel func()) error { cancel(); return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := newGuest(t, stagingtest.NewMemory(), "disk", 12*mib, 4)
+			g := newGuest(t, stagingtest.NewMemory(), "disk", 4*mib, 4)
 			g.live()
 			g.stage()
 			g.live()
@@ -143,7 +143,7 @@ func TestABuildThatFailedAnywhereIsDoneAgain(t *testing.T) {
 				cancel()
 				g.store.SetFault(nil)
 				if calls.Load() < call {
-					if err != nil || call < 20 {
+					if err != nil || call < 15 {
 						t.Fatalf("without a fault, after %d calls: %v", call, err)
 					}
 					break
