@@ -322,3 +322,14 @@ func images(t testing.TB, dir string) (ids []string) {
 	slices.Sort(ids)
 	return ids
 }
+
+// countingStore notes how many keys are deleted at once.
+type countingStore struct {
+	staging.Store
+	batches []int
+}
+
+func (c *countingStore) Delete(ctx context.Context, keys []string) error {
+	c.batches = append(c.batches, len(keys))
+	return c.Store.Delete(ctx, keys)
+}

@@ -22,8 +22,10 @@ import (
 )
 
 func TestEveryRunOfAChangingDiskIsBuiltByteForByte(t *testing.T) {
+	t.Parallel()
 	for seed, size := range []int64{17*mib + 4096 + 100, blockSize, 3, 9*mib + 512, 6 * mib} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			t.Parallel()
 			g := newGuest(t, stagingtest.NewMemory(), "disk", size, uint64(seed))
 			dir := t.TempDir()
 			for n := range 7 {
@@ -43,6 +45,7 @@ func TestEveryRunOfAChangingDiskIsBuiltByteForByte(t *testing.T) {
 }
 
 func TestAnImageIsWhereAPersonLooksForIt(t *testing.T) {
+	t.Parallel()
 	store, dir := stagingtest.NewMemory(), t.TempDir()
 	g, h := newGuest(t, store, "one", 2*mib, 1), newGuest(t, store, "two", mib, 2)
 	g.live()
@@ -71,6 +74,7 @@ func TestAnImageIsWhereAPersonLooksForIt(t *testing.T) {
 }
 
 func TestQemuReadsAnImage(t *testing.T) {
+	t.Parallel()
 	program := need.Program(t, "qemu-img")
 	g := newGuest(t, stagingtest.NewMemory(), "disk", 8*mib+512, 3)
 	g.zstd = true
@@ -113,12 +117,14 @@ func TestQemuReadsAnImage(t *testing.T) {
 }
 
 func TestABuildThatFailedAnywhereIsDoneAgain(t *testing.T) {
+	t.Parallel()
 	for name, fail := range map[string]func(cancel func()) error{
 		"the store fails":      func(func()) error { return errors.New("no answer") },
 		"the step is canceled": func(cancel func()) error { cancel(); return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := newGuest(t, stagingtest.NewMemory(), "disk", 12*mib, 4)
+			t.Parallel()
+			g := newGuest(t, stagingtest.NewMemory(), "disk", 4*mib, 4)
 			g.live()
 			g.stage()
 			g.live()
@@ -143,7 +149,7 @@ func TestABuildThatFailedAnywhereIsDoneAgain(t *testing.T) {
 				cancel()
 				g.store.SetFault(nil)
 				if calls.Load() < call {
-					if err != nil || call < 20 {
+					if err != nil || call < 15 {
 						t.Fatalf("without a fault, after %d calls: %v", call, err)
 					}
 					break
@@ -194,6 +200,7 @@ func TestABuilderThatWasKilledLeavesNothingInTheWay(t *testing.T) {
 }
 
 func TestAnImageThatIsThereIsNotMadeAgain(t *testing.T) {
+	t.Parallel()
 	g := newGuest(t, stagingtest.NewMemory(), "disk", 4*mib, 6)
 	g.live()
 	run := g.stage()
@@ -215,6 +222,7 @@ func TestAnImageThatIsThereIsNotMadeAgain(t *testing.T) {
 }
 
 func TestAttemptsAtOnceMakeOneImage(t *testing.T) {
+	t.Parallel()
 	g := newGuest(t, stagingtest.NewMemory(), "disk", 4*mib, 7)
 	g.live()
 	run := g.stage()
@@ -237,6 +245,7 @@ func TestAttemptsAtOnceMakeOneImage(t *testing.T) {
 }
 
 func TestWhatALivingAttemptMakesIsSpared(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	alive, err := shelf{dir}.begin("sms-run-1", 1)
 	if err != nil {
@@ -263,6 +272,7 @@ func TestWhatALivingAttemptMakesIsSpared(t *testing.T) {
 }
 
 func TestARetiredImageIsGone(t *testing.T) {
+	t.Parallel()
 	g := newGuest(t, stagingtest.NewMemory(), "disk", 4*mib, 8)
 	dir := t.TempDir()
 	l := newLocal(t, dir, g.store, Options{})
@@ -300,6 +310,7 @@ func TestARetiredImageIsGone(t *testing.T) {
 }
 
 func TestAFullFileSystemSaysWhatIsNeeded(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {
 		need.Missing(t, "a small file system cannot be mounted: %v", err)
@@ -334,6 +345,7 @@ func TestAFullFileSystemSaysWhatIsNeeded(t *testing.T) {
 }
 
 func TestABaseThatIsNotWhatItWasIsRefused(t *testing.T) {
+	t.Parallel()
 	tests := map[string]struct {
 		harm func(t *testing.T, g *guest, folder, file string)
 		want *problem.Kind
@@ -374,6 +386,7 @@ func TestABaseThatIsNotWhatItWasIsRefused(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			g := newGuest(t, stagingtest.NewMemory(), "disk", 5*mib, 10)
 			for b := range int64(8) {
 				g.write(b)
