@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sync/errgroup"
 
 	"skylift/hypervisor"
 	linkv1 "skylift/link/linkv1"
@@ -26,8 +26,9 @@ type Source struct {
 	hypervisor.Source
 }
 
-// OpenStaging gives access to the place that a command names. Later
-// credentials for it come from renew, which the store may call at any time.
+// OpenStaging gives access to the place that a command names. credentials
+// returns the latest ones, nil where the connector has its own; the store may
+// call it at any time.
 type OpenStaging func(ctx context.Context, place *linkv1.Staging, credentials func() *linkv1.Credentials) (staging.Store, error)
 
 // Config sets up a Connector. The zero value of a duration or count takes its
@@ -62,7 +63,9 @@ type Connector struct {
 	link    linkv1connect.LinkServiceClient
 	runs    *runSet
 	watches map[string]*watch
-	sweep   chan struct{} // asks the janitor to come soon
+	// known is closed when the control plane knows the sources; greeted closes it.
+	known   chan struct{}
+	greeted func()
 }
 
 // New makes a Connector; Run starts it.
@@ -77,7 +80,8 @@ func New(c Config) (*Connector, error) {
 	if len(c.Sources) == 0 {
 		return nil, errors.New("the connector has no source; name a vCenter in its settings")
 	}
-	n := &Connector{Config: c, link: c.Identity.client(c.HTTP, c.URL, c.Now), runs: newRunSet(), watches: map[string]*watch{}, sweep: make(chan struct{}, 1)}
+	n := &Connector{Config: c, link: c.Identity.client(c.HTTP, c.URL, c.Now), runs: newRunSet(), watches: map[string]*watch{}, known: make(chan struct{})}
+	n.greeted = sync.OnceFunc(func() { close(n.known) })
 	for _, s := range c.Sources {
 		if n.watches[s.ID] != nil {
 			return nil, fmt.Errorf("source %s (%s) is configured twice", s.Name, s.ID)
@@ -94,28 +98,16 @@ func setDefault[T comparable](v *T, value T) {
 	}
 }
 
-// Run works until ctx ends; then it hands its runs back and returns nil. It
-// returns an error only for what retrying cannot mend.
+// Run works until ctx ends; then it hands its runs back and returns. Whatever
+// fails before is tried again.
 func (c *Connector) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return c.takeCommands(ctx) })
-	group.Go(func() error { return c.keepClean(ctx) })
+	var work sync.WaitGroup
+	work.Go(func() { c.takeCommands(ctx) })
 	for _, w := range c.watches {
-		group.Go(func() error { return w.run(ctx) })
+		work.Go(func() { w.run(ctx) })
+		work.Go(func() { w.keepClean(ctx) })
 	}
-	err := group.Wait()
+	work.Wait()
 	c.runs.wait()
-	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
-
-// source finds a source by its ID.
-func (c *Connector) source(id string) (Source, bool) {
-	w, ok := c.watches[id]
-	if !ok {
-		return Source{}, false
-	}
-	return w.source, true
+	return nil
 }
