@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sync/errgroup"
 
 	"skylift/hypervisor"
 	"skylift/internal/secret"
@@ -79,7 +79,9 @@ type Connector struct {
 	link    linkv1connect.LinkServiceClient
 	runs    *runSet
 	watches map[string]*watch
-	sweep   chan struct{} // asks the janitor to come soon
+	// known is closed when the control plane knows the sources; greeted closes it.
+	known   chan struct{}
+	greeted func()
 }
 
 // New makes a Connector; Run starts it.
@@ -94,7 +96,8 @@ func New(c Config) (*Connector, error) {
 	if len(c.Sources) == 0 {
 		return nil, errors.New("the connector has no source; name a vCenter in its settings")
 	}
-	n := &Connector{Config: c, link: c.Identity.client(c.HTTP, c.URL, c.Now), runs: newRunSet(), watches: map[string]*watch{}, sweep: make(chan struct{}, 1)}
+	n := &Connector{Config: c, link: c.Identity.client(c.HTTP, c.URL, c.Now), runs: newRunSet(), watches: map[string]*watch{}, known: make(chan struct{})}
+	n.greeted = sync.OnceFunc(func() { close(n.known) })
 	for _, s := range c.Sources {
 		if n.watches[s.ID] != nil {
 			return nil, fmt.Errorf("source %s (%s) is configured twice", s.Name, s.ID)
@@ -111,28 +114,16 @@ func setDefault[T comparable](v *T, value T) {
 	}
 }
 
-// Run works until ctx ends; then it hands its runs back and returns nil. It
-// returns an error only for what retrying cannot mend.
+// Run works until ctx ends; then it hands its runs back and returns. Whatever
+// fails before is tried again.
 func (c *Connector) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return c.takeCommands(ctx) })
-	group.Go(func() error { return c.keepClean(ctx) })
+	var work sync.WaitGroup
+	work.Go(func() { c.takeCommands(ctx) })
 	for _, w := range c.watches {
-		group.Go(func() error { return w.run(ctx) })
+		work.Go(func() { w.run(ctx) })
+		work.Go(func() { w.keepClean(ctx) })
 	}
-	err := group.Wait()
+	work.Wait()
 	c.runs.wait()
-	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
-
-// source finds a source by its ID.
-func (c *Connector) source(id string) (Source, bool) {
-	w, ok := c.watches[id]
-	if !ok {
-		return Source{}, false
-	}
-	return w.source, true
+	return nil
 }

@@ -9,15 +9,22 @@ import (
 )
 
 func fromSnapshot(m *linkv1.SnapshotRef) hypervisor.SnapshotRef {
-	return hypervisor.SnapshotRef{
+	ref := hypervisor.SnapshotRef{
 		Server: hypervisor.ServerID(m.GetServer()), Run: hypervisor.RunID(m.GetRun()), ID: m.GetId(),
-		Created: time.UnixMilli(m.GetCreated()), Consistency: hypervisor.Consistency(m.GetConsistency()), Note: m.GetNote(),
+		Consistency: hypervisor.Consistency(m.GetConsistency()), Note: m.GetNote(),
 	}
+	if m.GetCreated() != 0 {
+		ref.Created = time.UnixMilli(m.GetCreated())
+	}
+	return ref
 }
 
 func toSnapshot(r hypervisor.SnapshotRef) *linkv1.SnapshotRef {
-	return &linkv1.SnapshotRef{Server: string(r.Server), Run: string(r.Run), Id: r.ID,
-		Created: r.Created.UnixMilli(), Consistency: string(r.Consistency), Note: r.Note}
+	m := &linkv1.SnapshotRef{Server: string(r.Server), Run: string(r.Run), Id: r.ID, Consistency: string(r.Consistency), Note: r.Note}
+	if !r.Created.IsZero() {
+		m.Created = r.Created.UnixMilli()
+	}
+	return m
 }
 
 func fromAnchor(m *linkv1.Anchor) hypervisor.Anchor {
