@@ -102,28 +102,23 @@ func (a *attemptFolder) close() error {
 	return errors.Join(os.RemoveAll(a.path), a.lock.Close())
 }
 
-var errTaken = errors.New("an image is there already")
-
-// publish moves a complete image to its place. errTaken when there is one.
-func (s shelf) publish(a *attemptFolder, server, id string) error {
-	place := filepath.Join(s.dir, server, id)
+// publish moves a complete image to its place, which must be free.
+func (s shelf) publish(a *attemptFolder, server, id string) (place string, err error) {
+	place = filepath.Join(s.dir, server, id)
 	if err := os.MkdirAll(filepath.Dir(place), folderMode); err != nil {
-		return err
+		return "", err
 	}
 	if err := syncFolder(s.dir); err != nil {
-		return err
+		return "", err
 	}
-	// The mode that temporary folders have lets no hypervisor read.
+	// The mode of temporary folders lets no hypervisor in.
 	if err := os.Chmod(a.path, folderMode); err != nil {
-		return err
+		return "", err
 	}
 	if err := os.Rename(a.path, place); err != nil {
-		if _, there := os.Lstat(place); there == nil {
-			return errTaken
-		}
-		return err
+		return "", err
 	}
-	return errors.Join(syncFolder(filepath.Dir(place)), syncFolder(s.work()))
+	return place, errors.Join(syncFolder(filepath.Dir(place)), syncFolder(s.work()))
 }
 
 // find returns an image's folder, wherever it stands; empty if there is none.

@@ -50,8 +50,8 @@ type Bucket struct {
 	PathStyle                              bool
 }
 
-// Failed says that the try ran and showed that something is wrong.
-var Failed = errors.New("not everything arrived as it should")
+// ErrFailed says that the try ran and showed that something is wrong.
+var ErrFailed = errors.New("not everything arrived as it should")
 
 // serverTry is one server on its way.
 type serverTry struct {
@@ -95,7 +95,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	if !summary.OK {
-		return Failed
+		return ErrFailed
 	}
 	return nil
 }
