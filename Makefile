@@ -4,6 +4,7 @@ SHELL       := bash
 .PHONY: help deps build try generate lint test bench soak clean
 
 PROGRAMS := skylift-connector:connector skylift-controlplane:controlplane skylift:skylift
+VERSION   = $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,7 +14,8 @@ deps: ## install what the tests and the try-out need of the system
 
 build: ## build the programs into bin/
 	@for program in $(PROGRAMS); do \
-		CGO_ENABLED=0 go build -trimpath -o "bin/$${program%%:*}" "./cmd/$${program##*:}"; \
+		CGO_ENABLED=0 go build -trimpath -ldflags '-X skylift/cmd/internal/daemon.Version=$(VERSION)' \
+			-o "bin/$${program%%:*}" "./cmd/$${program##*:}"; \
 	done
 
 try: deps build ## migrate a simulated server on this machine; ARGS go to skylift try

@@ -106,6 +106,8 @@ func TestEachRuleIsBrokenByWhatItForbids(t *testing.T) {
 		"the store imports domain types, never the reverse":   {"skylift/controlplane/catalog > skylift/controlplane/store"},
 		"simulators are imported by tests and by cmd/skylift only": {
 			"skylift/staging/bucket > skylift/internal/simulator/s3", "skylift/cmd/connector/sub > skylift/internal/simulator/aws"},
+		"the try-out belongs to cmd/skylift":                          {"skylift/cmd/internal/connectord > skylift/cmd/internal/try"},
+		"only cmd knows cmd":                                          {"skylift/transfer > skylift/cmd/internal/daemon", "skylift/connector t> skylift/cmd/internal/connectord"},
 		"simulators import no product package":                        {"skylift/internal/simulator/vcenter > skylift/hypervisor", "skylift/internal/simulator/s3 t> skylift/staging"},
 		"leaves import nothing of ours but other leaves":              {"skylift/internal/dial > skylift/staging", "skylift/internal/webkit > skylift/internal/dial"},
 		"settings are known to cmd and the appliance only":            {"skylift/connector > skylift/config"},
@@ -173,6 +175,10 @@ func TestWhatIsAllowedBreaksNoRule(t *testing.T) {
 		"skylift/cmd/controlplane > skylift/controlplane/store",
 		"skylift/cmd/controlplane > github.com/aws/aws-sdk-go-v2/config",
 		"skylift/cmd/skylift > skylift/internal/simulator/s3",
+		"skylift/cmd/skylift > skylift/cmd/internal/try",
+		"skylift/cmd/internal/try > skylift/internal/simulator/vcenter",
+		"skylift/cmd/connector > github.com/google/uuid",
+		"github.com/google/uuid > database/sql/driver",
 	)
 	for i := range rules {
 		for _, b := range rules[i].check(g) {
@@ -219,5 +225,27 @@ func TestABreachSaysTheRuleItsReasonAndTheChain(t *testing.T) {
 	want := "a does not know b\n  because b is above a\n  but a\n    imports in its tests b"
 	if got[0].String() != want {
 		t.Errorf("it says %q, want %q", got[0], want)
+	}
+}
+
+func TestAPatternMatchesWholeElementsOfAPath(t *testing.T) {
+	for _, test := range []struct {
+		pattern, path string
+		want          bool
+	}{
+		{"./link", "skylift/link", true},
+		{"./link", "skylift/link/linkv1", false},
+		{"./link/...", "skylift/link", true},
+		{"./link/...", "skylift/link/linkv1", true},
+		{"./link/...", "skylift/linkage", false},
+		{"./link/...", "skylift/controlplane/link", false},
+		{"./...", "skylift/link", true},
+		{"./...", "skylifter/link", false},
+		{"testing/...", "testing/synctest", true},
+		{"testing/...", "skylift/testing", false},
+	} {
+		if got := match(test.pattern, test.path); got != test.want {
+			t.Errorf("%q matches %q: %v", test.pattern, test.path, got)
+		}
 	}
 }
