@@ -210,6 +210,30 @@ func TestAttemptsAtOnceMakeOneImage(t *testing.T) {
 	}
 }
 
+func TestAnImageThatAnotherAttemptMadeMeanwhileIsTaken(t *testing.T) {
+	t.Parallel()
+	g := newGuest(t, stagingtest.NewMemory(), "disk", 4*mib, 7)
+	g.live()
+	run := g.stage()
+	dir := t.TempDir()
+	var faster os.FileInfo
+	built, err := newLocal(t, dir, g.store, Options{}).Build(t.Context(), request(run), func(int) {
+		if faster != nil {
+			return
+		}
+		other, err := newLocal(t, dir, g.store, Options{}).Build(t.Context(), request(run), nil)
+		must(t, err)
+		faster, err = os.Stat(other.Disks[0].Image)
+		must(t, err)
+	})
+	must(t, err)
+	info, err := os.Stat(built.Disks[0].Image)
+	if err != nil || !os.SameFile(info, faster) {
+		t.Errorf("the image that was there was replaced: %v", err)
+	}
+	clean(t, dir)
+}
+
 func TestWhatALivingAttemptMakesIsSpared(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
