@@ -127,10 +127,10 @@ func TestABuildThatFailedAnywhereIsDoneAgain(t *testing.T) {
 			g.stage()
 			g.live()
 			run := g.stage()
-			bases := t.TempDir()
+			bases := quickDir(t)
 			build(t, newLocal(t, bases, g.store, Options{}), g.runs[0])
 			for call := int64(1); ; call++ {
-				dir := t.TempDir()
+				dir := quickDir(t)
 				if err := os.CopyFS(dir, os.DirFS(bases)); err != nil {
 					t.Fatal(err)
 				}

@@ -44,7 +44,7 @@ func TestEveryRunOfAStagedChainIsRestored(t *testing.T) {
 		var names []string
 		for _, run := range g.runs {
 			names = append(names, run.m.Run)
-			dir := t.TempDir()
+			dir := quickDir(t)
 			last := 0
 			done, err := Restore(t.Context(), g.store, run.m.Place(), filepath.Join(dir, "out.raw"), Restoring{
 				Manifest: &run.sum, Parallel: 3,
@@ -223,7 +223,7 @@ func TestARestoreThatFailedAnywhereIsDoneAgain(t *testing.T) {
 	t.Parallel()
 	g := aChain(t, 34, 2)
 	for call := int64(1); ; call++ {
-		dir := t.TempDir()
+		dir := quickDir(t)
 		out := filepath.Join(dir, "out.raw")
 		var calls atomic.Int64
 		none := errors.New("no answer")
