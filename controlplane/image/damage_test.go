@@ -227,6 +227,20 @@ func TestVerifyStagedNamesTheDamage(t *testing.T) {
 	}
 }
 
+func TestVerifyStagedHoldsTheBaseAgainstItsManifest(t *testing.T) {
+	t.Parallel()
+	g, run := damaged(t)
+	g.reseal(run, func(m *staging.Manifest) {
+		base := *m.Base
+		base.Digest = staging.Hash{1}
+		m.Base = &base
+	})
+	result, err := VerifyStaged(t.Context(), g.store, run.m.Place())
+	if err != nil || result.OK() || !errors.Is(result.Faults[0], ErrBase) {
+		t.Errorf("it finds %v: %v", result.Faults, err)
+	}
+}
+
 func TestVerifyStagedPassesWhatCanBeBuilt(t *testing.T) {
 	t.Parallel()
 	g, run := damaged(t)

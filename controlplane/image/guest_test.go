@@ -333,3 +333,14 @@ func (c *countingStore) Delete(ctx context.Context, keys []string) error {
 	c.batches = append(c.batches, len(keys))
 	return c.Store.Delete(ctx, keys)
 }
+
+// quickDir is a TempDir in memory where there is one: for tests that make
+// hundreds of images, each of which is brought to stable storage.
+func quickDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "image-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	return dir
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 	"skylift/controlplane/replication"
 	"skylift/internal/need"
 	"skylift/internal/problem"
+	"skylift/staging"
 	"skylift/staging/stagingtest"
 )
 
@@ -81,4 +83,16 @@ func TestAFullFileSystemSaysWhatIsNeeded(t *testing.T) {
 		t.Fatal(err)
 	}
 	build(t, l, run)
+}
+
+func TestADiskThatNoFileCanHoldIsRefusedForGood(t *testing.T) {
+	t.Parallel()
+	f, err := createRaw(filepath.Join(t.TempDir(), "disk.raw"), staging.MaxDiskSize)
+	if err == nil {
+		must(t, f.Close())
+		t.Skip("this file system holds files of 64 TiB")
+	}
+	if !problem.Has(err, FileTooLarge) || replication.FailureOf(err).Retry {
+		t.Errorf("it is answered with %v", err)
+	}
 }

@@ -127,10 +127,10 @@ func TestABuildThatFailedAnywhereIsDoneAgain(t *testing.T) {
 			g.stage()
 			g.live()
 			run := g.stage()
-			bases := t.TempDir()
+			bases := quickDir(t)
 			build(t, newLocal(t, bases, g.store, Options{}), g.runs[0])
 			for call := int64(1); ; call++ {
-				dir := t.TempDir()
+				dir := quickDir(t)
 				if err := os.CopyFS(dir, os.DirFS(bases)); err != nil {
 					t.Fatal(err)
 				}
@@ -208,6 +208,30 @@ func TestAttemptsAtOnceMakeOneImage(t *testing.T) {
 	if got := images(t, dir); len(got) != 1 {
 		t.Errorf("there are the images %v", got)
 	}
+}
+
+func TestAnImageThatAnotherAttemptMadeMeanwhileIsTaken(t *testing.T) {
+	t.Parallel()
+	g := newGuest(t, stagingtest.NewMemory(), "disk", 4*mib, 7)
+	g.live()
+	run := g.stage()
+	dir := t.TempDir()
+	var faster os.FileInfo
+	built, err := newLocal(t, dir, g.store, Options{}).Build(t.Context(), request(run), func(int) {
+		if faster != nil {
+			return
+		}
+		other, err := newLocal(t, dir, g.store, Options{}).Build(t.Context(), request(run), nil)
+		must(t, err)
+		faster, err = os.Stat(other.Disks[0].Image)
+		must(t, err)
+	})
+	must(t, err)
+	info, err := os.Stat(built.Disks[0].Image)
+	if err != nil || !os.SameFile(info, faster) {
+		t.Errorf("the image that was there was replaced: %v", err)
+	}
+	clean(t, dir)
 }
 
 func TestWhatALivingAttemptMakesIsSpared(t *testing.T) {

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -186,5 +187,46 @@ func TestARequestThatCouldTakeTooMuchIsRefused(t *testing.T) {
 		if _, err := (&Purger{g.store}).Purge(t.Context(), r); err == nil || !slices.Equal(g.store.Keys(), before) {
 			t.Errorf("%+v is answered with %v and leaves %v", r, err, g.store.Keys())
 		}
+	}
+}
+
+// skippingStore leaves every second object out of each listing, as a store
+// may whose pages move when objects are deleted between them.
+type skippingStore struct{ staging.Store }
+
+func (s skippingStore) List(ctx context.Context, prefix string, emit func(staging.Object) error) error {
+	n := 0
+	return s.Store.List(ctx, prefix, func(o staging.Object) error {
+		if n++; n%2 == 0 {
+			return nil
+		}
+		return emit(o)
+	})
+}
+
+func TestObjectsThatAListingSkippedGoToo(t *testing.T) {
+	t.Parallel()
+	store := stagingtest.NewMemory()
+	for n := range 9 {
+		must(t, store.Put(t.Context(), fmt.Sprintf("data/sms-job-1/sms-run-1/disk/segment-%08d", n), []byte("x")))
+	}
+	r := replication.PurgeRequest{Job: testJob, Dead: []replication.DeadRun{{Run: "sms-run-1", Data: true}}}
+	if _, err := (&Purger{skippingStore{store}}).Purge(t.Context(), r); err != nil || len(store.Keys()) > 0 {
+		t.Errorf("staging still holds %v: %v", store.Keys(), err)
+	}
+}
+
+// keepingStore says that it deletes, and does not.
+type keepingStore struct{ staging.Store }
+
+func (keepingStore) Delete(context.Context, []string) error { return nil }
+
+func TestAStoreThatDoesNotDeleteIsNoticed(t *testing.T) {
+	t.Parallel()
+	store := stagingtest.NewMemory()
+	must(t, store.Put(t.Context(), "data/sms-job-1/sms-run-1/disk/plan", []byte("x")))
+	r := replication.PurgeRequest{Job: testJob, Dead: []replication.DeadRun{{Run: "sms-run-1", Data: true}}}
+	if _, err := (&Purger{keepingStore{store}}).Purge(t.Context(), r); err == nil {
+		t.Error("it succeeds")
 	}
 }

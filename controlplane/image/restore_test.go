@@ -44,7 +44,7 @@ func TestEveryRunOfAStagedChainIsRestored(t *testing.T) {
 		var names []string
 		for _, run := range g.runs {
 			names = append(names, run.m.Run)
-			dir := t.TempDir()
+			dir := quickDir(t)
 			last := 0
 			done, err := Restore(t.Context(), g.store, run.m.Place(), filepath.Join(dir, "out.raw"), Restoring{
 				Manifest: &run.sum, Parallel: 3,
@@ -95,6 +95,34 @@ func TestAChainMayBeginWithAnImage(t *testing.T) {
 		if !problem.Has(err, ChainBroken) {
 			t.Errorf("without images it ends with %v", err)
 		}
+	}
+}
+
+func TestAnImageThatHoldsSomethingElseIsPassedOver(t *testing.T) {
+	t.Parallel()
+	for name, harm := range map[string]func(t *testing.T, file string){
+		"another digest": func(t *testing.T, file string) {
+			record, err := readRecord(filepath.Dir(file))
+			must(t, err)
+			record.Disks[0].Digest[0] ^= 1
+			must(t, record.write(filepath.Dir(file)))
+		},
+		"no record": func(t *testing.T, file string) { must(t, os.Remove(filepath.Join(filepath.Dir(file), recordName))) },
+		"no file":   func(t *testing.T, file string) { must(t, os.Remove(file)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := aChain(t, 35, 2)
+			images := t.TempDir()
+			harm(t, build(t, newLocal(t, images, g.store, Options{}), g.runs[0]).Disks[0].Image)
+			out := filepath.Join(t.TempDir(), "out.raw")
+			done, err := Restore(t.Context(), g.store, g.runs[1].m.Place(), out, Restoring{Images: images})
+			must(t, err)
+			compare(t, out, g.runs[1])
+			if done.Image != "" || len(done.Runs) != 2 {
+				t.Errorf("it restored from %+v", done)
+			}
+		})
 	}
 }
 
@@ -195,7 +223,7 @@ func TestARestoreThatFailedAnywhereIsDoneAgain(t *testing.T) {
 	t.Parallel()
 	g := aChain(t, 34, 2)
 	for call := int64(1); ; call++ {
-		dir := t.TempDir()
+		dir := quickDir(t)
 		out := filepath.Join(dir, "out.raw")
 		var calls atomic.Int64
 		none := errors.New("no answer")

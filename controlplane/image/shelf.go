@@ -15,7 +15,8 @@ import (
 //	<dir>/.work/              what is being made, and what is being removed
 //
 // An image is made in .work and moved to its place as a whole; it is removed
-// by moving it back. What lies in .work and is locked by nobody is dead.
+// by moving it back. What lies in .work and is locked by nobody is dead; where
+// there are no locks it stays for somebody to remove.
 type shelf struct{ dir string }
 
 const workName = ".work"
@@ -45,6 +46,9 @@ func (s shelf) begin(run string, attempt int64) (*attemptFolder, error) {
 		}
 		a := &attemptFolder{path: path, lock: f}
 		held, err := tryLock(f)
+		if errors.Is(err, errors.ErrUnsupported) {
+			return a, nil
+		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), a.close())
 		}
@@ -60,9 +64,6 @@ func (s shelf) begin(run string, attempt int64) (*attemptFolder, error) {
 
 // sweep removes what nobody works on.
 func (s shelf) sweep() error {
-	if !canLock {
-		return nil
-	}
 	entries, err := os.ReadDir(s.work())
 	if err != nil {
 		return err
@@ -85,7 +86,11 @@ func removeDead(path string) error {
 		return err
 	}
 	defer f.Close()
-	if dead, err := tryLock(f); err != nil || !dead {
+	dead, err := tryLock(f)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil // nobody can tell; it stays
+	}
+	if err != nil || !dead {
 		return err
 	}
 	return os.RemoveAll(path)
