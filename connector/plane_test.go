@@ -76,7 +76,7 @@ func newPlane(t *testing.T, limits replication.Limits) *plane {
 	p.catalog = catalog.NewService(db, wake)
 	p.runs = replication.NewService(db, p.catalog, replication.Options{Limits: limits, Wake: wake})
 	loop = reconcile.New(p.runs, reconcile.Options{Owner: "r-1", Builder: p.builder, Purger: p.builder, Retirer: p.builder, Log: log})
-	p.service = cplink.New(p.catalog, p.runs, p.enrolment, cplink.Options{Installation: installation, Staging: cplink.Staging{Bucket: "staging"}, Log: log})
+	p.service = cplink.New(p.catalog, p.runs, p.enrolment, cplink.Options{Installation: installation, Compression: "off", Log: log})
 	p.server = httptest.NewUnstartedServer(p.service.Handler())
 	p.server.EnableHTTP2 = true
 	p.server.Config.ErrorLog = nil
@@ -95,10 +95,12 @@ func newPlane(t *testing.T, limits replication.Limits) *plane {
 func (p *plane) until(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	late := time.After(patience)
-	for !done() {
+	for n := 1; !done(); n++ {
 		select {
-		case <-time.After(10 * time.Millisecond):
-			p.service.Wake()
+		case <-time.After(20 * time.Millisecond):
+			if n%10 == 0 {
+				p.service.Wake()
+			}
 		case <-late:
 			t.Fatalf("waited in vain until %s", what)
 		}
@@ -333,7 +335,7 @@ func (p *plane) start(t *testing.T, v *vcenter, change ...func(*connector.Config
 		Staging: func(context.Context, *linkv1.Staging, func() *linkv1.Credentials) (staging.Store, error) {
 			return d.store, nil
 		},
-		ReportEvery: 50 * time.Millisecond, SweepEvery: 50 * time.Millisecond, Now: d.clock.now, Log: p.log,
+		ReportEvery: 100 * time.Millisecond, SweepEvery: 200 * time.Millisecond, Now: d.clock.now, Log: p.log,
 	}
 	for _, f := range change {
 		f(&config)
