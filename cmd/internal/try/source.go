@@ -37,15 +37,21 @@ func openSource(o Options, dir string, show *show) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
+	return simulate(vcenter.Config{Servers: servers}, dir)
+}
+
+// simulate starts a vCenter whose snapshots are witnessed.
+func simulate(c vcenter.Config, dir string) (*source, error) {
 	w := &witness{events: map[string]*vcenter.SnapshotEvent{}}
-	sim, err := vcenter.Start(vcenter.Config{Servers: servers, OnSnapshot: w.see})
+	c.OnSnapshot = w.see
+	sim, err := vcenter.Start(c)
 	if err != nil {
 		return nil, fmt.Errorf("start the simulated vCenter: %w", err)
 	}
 	s := &source{sim: sim, seen: w, vcenter: VCenter{
 		URL: sim.URL.String(), User: sim.User, CAFile: filepath.Join(dir, "vcenter.crt"), PasswordFile: filepath.Join(dir, "vcenter.password"),
 	}}
-	for _, spec := range servers {
+	for _, spec := range c.Servers {
 		s.vcenter.Servers = append(s.vcenter.Servers, spec.Name)
 	}
 	if err := errors.Join(os.WriteFile(s.vcenter.CAFile, sim.CertificatePEM, 0o600),

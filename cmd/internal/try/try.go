@@ -77,8 +77,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, source.close()) }()
-	stack, err := startStack(ctx, o, dir, source.vcenter, show)
-	if err != nil {
+	show.stage("The control plane and the connector start")
+	stack := newStack(o, dir)
+	if err := stack.start(ctx, source.vcenter); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stack.stop()) }()
