@@ -1,6 +1,7 @@
 package try
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"skylift/internal/simulator/vcenter"
 )
@@ -213,18 +213,20 @@ const (
 	guestPiece  = 96 << 10
 )
 
-// write lets every guest write here and there.
-func (s *source) write() error {
+// write lets every guest write here and there, as the seed has it.
+func (s *source) write(seed uint64) error {
 	if s.sim == nil {
 		return nil
 	}
-	seed := rand.NewChaCha8([32]byte{'g', 'u', 'e', 's', 't', byte(time.Now().UnixNano())})
-	rng := rand.New(seed)
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
+	bytes := rand.NewChaCha8(key)
+	rng := rand.New(bytes)
 	piece := make([]byte, guestPiece)
 	for _, name := range s.names() {
 		for _, d := range s.sim.VM(name).Disks() {
 			for i := range guestWrites {
-				_, _ = seed.Read(piece)
+				_, _ = bytes.Read(piece)
 				if i%8 == 0 {
 					clear(piece)
 				}

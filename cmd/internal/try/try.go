@@ -137,7 +137,7 @@ func (t *tour) run() error {
 		return err
 	}
 	t.show.stage("The guests write, and a second run brings what changed")
-	if err := t.source.write(); err != nil {
+	if err := t.source.write(uint64(time.Now().UnixNano())); err != nil {
 		return err
 	}
 	for _, s := range t.servers {
