@@ -16,7 +16,7 @@ import (
 // What is replicated while daemons are killed: three disks of two servers.
 const (
 	killDisks    = 3
-	killDiskSize = 160 << 20
+	killDiskSize = 96 << 20
 	killParallel = 2
 )
 
@@ -121,16 +121,17 @@ func (w *world) round(n int, expected int64, list []blow, sum *tally) {
 		held := w.trap.arm(func(c vcenter.Call) bool { return b.is(c, float64(w.source.sim.Served()-before)/float64(expected)) })
 		if !w.reached(held, n) {
 			w.trap.release()
-			w.Logf("run %d: never reached: %s", n, b.step)
+			w.note("run %d: never reached: %s", n, b.step)
 			continue
 		}
 		w.strike(b.daemons)
 		kills++
-		w.Logf("run %d: killed %-13s %s", n, b.daemons, b.step)
+		w.note("run %d: killed %-13s %s", n, b.daemons, b.step)
 		// Guests go on writing: what arrives must be of the snapshot.
 		w.must(w.source.write(uint64(n*100 + kills)))
 	}
 	runs := w.endOf(n)
+	w.note("run %d ended", n)
 	var planned int64
 	for i, run := range runs {
 		if run.State != "COMPLETED" {
@@ -142,6 +143,7 @@ func (w *world) round(n int, expected int64, list []blow, sum *tally) {
 		}
 		w.checkImage(w.tour.servers[i], n, run)
 	}
+	w.note("run %d compared", n)
 	w.noSnapshotLeft()
 
 	served := w.source.sim.Served() - before
@@ -149,7 +151,7 @@ func (w *world) round(n int, expected int64, list []blow, sum *tally) {
 	if n > 0 {
 		bound += int64(kills+1) * sampled
 	}
-	w.Logf("run %d: %d kills, %d MiB planned, %d MiB served, %d MiB again (at most %d)", n, kills, planned>>20, served>>20, (served-planned)>>20, bound>>20)
+	w.note("run %d: %d kills, %d MiB planned, %d MiB served, %d MiB again (at most %d)", n, kills, planned>>20, served>>20, (served-planned)>>20, bound>>20)
 	if served-planned > bound {
 		w.Errorf("run %d: the vCenter served %d bytes for a plan of %d: %d again, where %d kills allow %d", n, served, planned, served-planned, kills, bound)
 	}

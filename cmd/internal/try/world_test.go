@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ type world struct {
 	stack  *stack
 	tour   *tour
 	trap   *trap
+	began  time.Time
 }
 
 // Settings under which a dead daemon is noticed within seconds.
@@ -38,7 +40,7 @@ func newWorld(t *testing.T, servers []vcenter.ServerSpec, connector map[string]a
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	w := &world{T: t, ctx: ctx, trap: new(trap)}
+	w := &world{T: t, ctx: ctx, trap: new(trap), began: time.Now()}
 	dir := t.TempDir()
 	var err error
 	if w.source, err = simulate(vcenter.Config{Servers: servers, Fault: w.trap.hold}, dir); err != nil {
@@ -68,6 +70,12 @@ func newWorld(t *testing.T, servers []vcenter.ServerSpec, connector map[string]a
 	return w
 }
 
+// note logs a line with the time since the start.
+func (w *world) note(format string, args ...any) {
+	w.Helper()
+	w.Logf("%5.1f s: %s", time.Since(w.began).Seconds(), fmt.Sprintf(format, args...))
+}
+
 func (w *world) must(err error) {
 	w.Helper()
 	if err != nil {
@@ -79,7 +87,13 @@ func (w *world) must(err error) {
 func (w *world) showLogs() {
 	for _, name := range []string{"controlplane", "connector"} {
 		p, err := os.ReadFile(filepath.Join(w.stack.logs, name+".log"))
-		w.Logf("%s.log (%v):\n%s", name, err, p[max(0, len(p)-16<<10):])
+		var lines []string
+		for line := range strings.Lines(string(p)) {
+			if !strings.Contains(line, "API request") {
+				lines = append(lines, line)
+			}
+		}
+		w.Logf("%s.log (%v):\n%s", name, err, strings.Join(lines[max(0, len(lines)-100):], ""))
 	}
 }
 
