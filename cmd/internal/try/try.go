@@ -77,8 +77,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, source.close()) }()
-	stack, err := startStack(ctx, o, dir, source.vcenter, show)
-	if err != nil {
+	show.stage("The control plane and the connector start")
+	stack := newStack(o, dir)
+	if err := stack.start(ctx, source.vcenter); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stack.stop()) }()
@@ -136,7 +137,7 @@ func (t *tour) run() error {
 		return err
 	}
 	t.show.stage("The guests write, and a second run brings what changed")
-	if err := t.source.write(); err != nil {
+	if err := t.source.write(uint64(time.Now().UnixNano())); err != nil {
 		return err
 	}
 	for _, s := range t.servers {
