@@ -63,13 +63,18 @@ type ConnectorStaging struct {
 	CAFile string `mapstructure:"ca-file"`
 }
 
-// LoadConnector reads the settings from file, environment and flags.
-func LoadConnector(file string, flags *pflag.FlagSet) (Connector, error) {
-	c := Connector{
+// DefaultConnector returns the settings as they are where nothing is set.
+func DefaultConnector() Connector {
+	return Connector{
 		Dir: "/var/db/skylift/connector", Slots: 8, MemoryMiB: 96, Parallel: 8,
 		ReportEvery: 5 * time.Second, SweepEvery: time.Minute,
 		Log: Log{Level: "info"},
 	}
+}
+
+// LoadConnector reads the settings from file, environment and flags.
+func LoadConnector(file string, flags *pflag.FlagSet) (Connector, error) {
+	c := DefaultConnector()
 	err := load(&c, file, flags)
 	return c, err
 }

@@ -97,7 +97,7 @@ func (m *Manifest) ReadShard(ctx context.Context, store Store, n int64, dst *Sha
 		return fmt.Errorf("read block map %s: %w", key, err)
 	}
 	defer body.Close()
-	if err := dst.Decode(bufio.NewReaderSize(body, MapObjectSize), n, ref.Sum); err != nil {
+	if err := dst.Decode(bufio.NewReader(body), n, ref.Sum); err != nil {
 		return fmt.Errorf("read block map %s: %w", key, err)
 	}
 	return nil

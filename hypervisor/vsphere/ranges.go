@@ -19,10 +19,8 @@ const (
 	// requestSize bounds one range request. A broken one is resumed where it
 	// broke, so the size is a matter of round trips per byte.
 	requestSize = 16 << 20
-	// readBuffer is between the connection and its reader.
-	readBuffer = 64 << 10
-	readTries  = 8
-	readLimit  = 3 * time.Minute
+	readTries   = 8
+	readLimit   = 3 * time.Minute
 )
 
 var (

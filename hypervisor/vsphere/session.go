@@ -67,7 +67,7 @@ func newSession(c Config, limits Limits) (*session, error) {
 	client.UserAgent = "skylift"
 	// govmomi's own transport dials without a context and asks the environment
 	// for proxies: both are decided here instead.
-	client.Client.Transport = newTransport(c, 16, 4<<10)
+	client.Client.Transport = newTransport(c, 16)
 	closing, cancel := context.WithCancel(context.Background())
 	return &session{
 		user:     c.User,
@@ -76,7 +76,7 @@ func newSession(c Config, limits Limits) (*session, error) {
 		now:      c.Now,
 		soap:     client,
 		web: &http.Client{
-			Transport: newTransport(c, limits.Connections, readBuffer),
+			Transport: newTransport(c, limits.Connections),
 			Jar:       client.Client.Jar,
 			CheckRedirect: func(*http.Request, []*http.Request) error {
 				return http.ErrUseLastResponse // a datastore does not send us elsewhere
