@@ -25,7 +25,6 @@ import (
 	"skylift/controlplane/replication"
 	"skylift/controlplane/store"
 	"skylift/hypervisor"
-	linkv1 "skylift/link/linkv1"
 	"skylift/staging"
 	"skylift/staging/stagingtest"
 	"skylift/transfer"
@@ -332,7 +331,7 @@ func (p *plane) start(t *testing.T, v *vcenter, change ...func(*connector.Config
 	config := connector.Config{
 		Identity: p.enrol(t, p.server.Client()), URL: p.server.URL, HTTP: &http.Client{Transport: d.wire}, Version: "1",
 		Sources: []connector.Source{{ID: "vc-1", Name: "vcenter-1", Source: v}}, Mover: mover,
-		Staging: func(context.Context, *linkv1.Staging, func() *linkv1.Credentials) (staging.Store, error) {
+		Staging: func(context.Context, connector.StagingPlace, func() (connector.Credentials, bool)) (staging.Store, error) {
 			return d.store, nil
 		},
 		ReportEvery: 100 * time.Millisecond, SweepEvery: 200 * time.Millisecond, Now: d.clock.now, Log: p.log,
