@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,14 +27,14 @@ var (
 
 func TestALeaseIsCountedFromBeforeItWasAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var asked time.Time
-		dead := false
+		var asked atomic.Value
+		var dead atomic.Bool
 		l := newLease(t, &control{renew: func(ctx context.Context) (*linkv1.RenewResponse, error) {
-			if dead {
+			if dead.Load() {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			}
-			asked = time.Now()
+			asked.Store(time.Now())
 			return granted(60_000), sleep(ctx, 10*time.Second)
 		}})
 		held, release, err := l.hold(t.Context(), &linkv1.Lease{TtlMs: 60_000})
@@ -45,9 +46,9 @@ func TestALeaseIsCountedFromBeforeItWasAskedFor(t *testing.T) {
 		if held.Err() != nil {
 			t.Fatal("a lease that is renewed was lost")
 		}
-		dead = true
+		dead.Store(true)
 		<-held.Done()
-		if left := time.Since(asked); left != time.Minute {
+		if left := time.Since(asked.Load().(time.Time)); left != time.Minute {
 			t.Errorf("work went on for %s after the last answered renewal was asked for", left)
 		}
 		if cause := context.Cause(held); !errors.Is(cause, errLeaseExpired) || !strings.Contains(cause.Error(), "renew the lease: ") {

@@ -3,6 +3,7 @@ package connector
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,10 +66,10 @@ func TestAStreamThatSomethingBreaksIsReplacedByPolling(t *testing.T) {
 
 func TestARefusedConnectorTriesAgainSlowlyAndIsTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		refuse := true
+		var welcome atomic.Bool
 		plane := &control{
 			hello: func() error {
-				if refuse {
+				if !welcome.Load() {
 					return connect.NewError(connect.CodeUnauthenticated, errors.New("revoked"))
 				}
 				return nil
@@ -85,7 +86,7 @@ func TestARefusedConnectorTriesAgainSlowlyAndIsTakenBack(t *testing.T) {
 		if n := plane.made("Hello"); n < 30 || n > 120 || plane.made("Commands") != 0 {
 			t.Errorf("%d tries within an hour, %d streams", n, plane.made("Commands"))
 		}
-		refuse = false
+		welcome.Store(true)
 		time.Sleep(2 * time.Minute)
 		if plane.made("Commands") != 1 {
 			t.Error("no session after the connector was taken back")
@@ -112,16 +113,16 @@ func TestARunThatIsHandedOutTwiceIsDoneOnceAndOneWithoutALeaseNever(t *testing.T
 			bare.GetReplicate().Lease = nil
 			return errors.Join(send(bare), send(replicate(7)), send(replicate(7)), send(replicate(6)), sleep(ctx, time.Hour))
 		}}
-		taken := 0
+		var taken atomic.Int32
 		source := &quiet{snapshot: func(ctx context.Context) error {
-			taken++
+			taken.Add(1)
 			<-ctx.Done()
 			return ctx.Err()
 		}}
 		stop := work(t, newConnector(t, plane, source))
 		time.Sleep(30 * time.Second)
-		if taken != 1 {
-			t.Errorf("the work was begun %d times", taken)
+		if n := taken.Load(); n != 1 {
+			t.Errorf("the work was begun %d times", n)
 		}
 		stop()
 		if ends := plane.ends(); len(ends) != 1 || ends[0].Epoch != 7 || !ends[0].GetFailure().GetRelease() {
