@@ -263,7 +263,8 @@ func (a *attempt) finish(anchor hypervisor.Anchor, err, cause error) {
 		_, err := a.link.Finish(ctx, connect.NewRequest(req))
 		return err
 	})
-	if err != nil {
+	// Stale: the first try arrived and its answer did not, or the lease is gone.
+	if err != nil && !link.Stale(err) {
 		a.log.WithError(err).Warn("the end of the run could not be reported; its lease will run out")
 	}
 	if a.watch != nil {
