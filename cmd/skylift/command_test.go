@@ -189,7 +189,7 @@ func writeDisk(t *testing.T, path string) []byte {
 // imageOf finds the folder of a run's image.
 func imageOf(t *testing.T, keep, run string) (string, image.Record) {
 	t.Helper()
-	records, err := filepath.Glob(filepath.Join(keep, "images", "*", "image.json"))
+	records, err := filepath.Glob(filepath.Join(keep, "images", "*", "*", "image.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -96,9 +96,7 @@ type blow struct {
 // blows chooses n kills among the steps.
 func blows(rng *rand.Rand, n int) (out []blow) {
 	all := steps(rng)
-	chosen := rng.Perm(len(all))[:n]
-	slices.Sort(chosen)
-	for _, i := range chosen {
+	for _, i := range rng.Perm(len(all))[:n] {
 		whom := []daemons{{connector: true}, {connector: true}, {connector: true}, {controlPlane: true}, {true, true}}[rng.IntN(5)]
 		out = append(out, blow{all[i], whom})
 	}
@@ -111,19 +109,32 @@ type tally struct {
 	planned, served, re int64
 }
 
-// round kills daemons during every server's n-th run, and holds the outcome
-// to what was promised.
+// round kills daemons during every server's n-th run, at each of the listed
+// moments that comes, and holds the outcome to what was promised.
 func (w *world) round(n int, expected int64, list []blow, sum *tally) {
 	w.Helper()
 	before := w.source.sim.Served()
 	kills := 0
-	for _, b := range list {
-		held := w.trap.arm(func(c vcenter.Call) bool { return b.is(c, float64(w.source.sim.Served()-before)/float64(expected)) })
+	for len(list) > 0 {
+		come := -1
+		held := w.trap.arm(func(c vcenter.Call) bool {
+			served := float64(w.source.sim.Served()-before) / float64(expected)
+			for i, b := range list {
+				if b.is(c, served) {
+					come = i
+				}
+			}
+			return come >= 0
+		})
 		if !w.reached(held, n) {
 			w.trap.release()
-			w.note("run %d: never reached: %s", n, b.step)
-			continue
+			for _, b := range list {
+				w.note("run %d: never came: %s", n, b.step)
+			}
+			break
 		}
+		b := list[come]
+		list = slices.Delete(list, come, come+1)
 		w.strike(b.daemons)
 		kills++
 		w.note("run %d: killed %-13s %s", n, b.daemons, b.step)

@@ -26,7 +26,8 @@ type Config struct {
 	// Dir is where objects, their metadata and the certificate are kept. It
 	// is made when it does not exist, and can be served again later.
 	Dir string
-	// Access and Secret are the one account; made at random when empty.
+	// Access and Secret are the one account, made at random when empty. Who
+	// serves a directory again gets the name that its buckets belong to.
 	Access string
 	Secret secret.Text
 	// Region defaults to us-east-1.
@@ -136,11 +137,29 @@ func prepare(cfg Config) (settings, []byte, error) {
 			return settings{}, nil, err
 		}
 	}
+	if cfg.Access == "" {
+		if set.Access, err = sameAccess(filepath.Join(dir, "access"), set.Access); err != nil {
+			return settings{}, nil, err
+		}
+	}
 	cert, key, err := newCertificate(time.Now())
 	if err != nil {
 		return settings{}, nil, err
 	}
 	return set, cert, errors.Join(writePrivate(set.certFile(), cert), writePrivate(set.keyFile(), key))
+}
+
+// sameAccess returns the account's name that the file holds, or the new one,
+// which it then holds.
+func sameAccess(path, name string) (string, error) {
+	p, err := os.ReadFile(path)
+	if err == nil && len(p) > 0 {
+		return string(p), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	return name, writePrivate(path, []byte(name))
 }
 
 // writePrivate replaces a file, so that one with looser permissions does not stay.
