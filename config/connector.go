@@ -33,7 +33,10 @@ type Connector struct {
 	Parallel int `mapstructure:"parallel"`
 	// ReportEvery is how often progress is reported.
 	ReportEvery time.Duration `mapstructure:"report-every"`
-	Log         Log           `mapstructure:"log"`
+	// SweepEvery is how often sources are searched for snapshots of ours that
+	// no run needs any more.
+	SweepEvery time.Duration `mapstructure:"sweep-every"`
+	Log        Log           `mapstructure:"log"`
 }
 
 // ControlPlaneAddress is where the control plane is, and how it is known.
@@ -63,7 +66,8 @@ type ConnectorStaging struct {
 // DefaultConnector returns the settings as they are where nothing is set.
 func DefaultConnector() Connector {
 	return Connector{
-		Dir: "/var/db/skylift/connector", Slots: 8, MemoryMiB: 96, Parallel: 8, ReportEvery: 5 * time.Second,
+		Dir: "/var/db/skylift/connector", Slots: 8, MemoryMiB: 96, Parallel: 8,
+		ReportEvery: 5 * time.Second, SweepEvery: time.Minute,
 		Log: Log{Level: "info"},
 	}
 }
@@ -84,6 +88,9 @@ func (c *Connector) validate() []error {
 		within("memory-mib", c.MemoryMiB, 48, 65536),
 		within("parallel", int64(c.Parallel), 1, 64),
 	)
+	if c.SweepEvery < time.Second {
+		errs = append(errs, fmt.Errorf("sweep-every is %s: it must be a second at least", c.SweepEvery))
+	}
 	if len(c.VSphere) == 0 {
 		errs = append(errs, fmt.Errorf("vsphere names no vCenter"))
 	}

@@ -32,7 +32,8 @@ func load(settings interface{ validate() []error }, file string, flags *pflag.Fl
 			return Invalid.New(err, "bind %s to the environment", name)
 		}
 		if flags != nil {
-			if f := flags.Lookup(name); f != nil {
+			// A flag that was not set has no say, nor has its default.
+			if f := flags.Lookup(name); f != nil && f.Changed {
 				if err := v.BindPFlag(name, f); err != nil {
 					return Invalid.New(err, "bind %s to its flag", name)
 				}

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sync/errgroup"
 
 	"skylift/hypervisor"
-	linkv1 "skylift/link/linkv1"
+	"skylift/internal/secret"
 	"skylift/link/linkv1/linkv1connect"
 	"skylift/staging"
 	"skylift/transfer"
@@ -26,9 +26,26 @@ type Source struct {
 	hypervisor.Source
 }
 
-// OpenStaging gives access to the place that a command names. Later
-// credentials for it come from renew, which the store may call at any time.
-type OpenStaging func(ctx context.Context, place *linkv1.Staging, credentials func() *linkv1.Credentials) (staging.Store, error)
+// OpenStaging gives access to the place that a run is staged in. credentials
+// returns the newest that the control plane sent, false if it sent none; the
+// store may call it at any time.
+type OpenStaging func(ctx context.Context, place StagingPlace, credentials func() (Credentials, bool)) (staging.Store, error)
+
+// StagingPlace is where a run is staged.
+type StagingPlace struct {
+	Bucket, Prefix, Region string
+	Endpoint               string // empty: AWS's own
+	PathStyle              bool
+	CAPEM                  string // additional roots for the endpoint; may be empty
+	ConditionalWrites      bool   // the store was found to honor If-None-Match
+}
+
+// Credentials give access to staging.
+type Credentials struct {
+	AccessKeyID             string
+	SecretKey, SessionToken secret.Text
+	Expires                 time.Time // zero: never
+}
 
 // Config sets up a Connector. The zero value of a duration or count takes its
 // default.
@@ -62,7 +79,9 @@ type Connector struct {
 	link    linkv1connect.LinkServiceClient
 	runs    *runSet
 	watches map[string]*watch
-	sweep   chan struct{} // asks the janitor to come soon
+	// known is closed when the control plane knows the sources; greeted closes it.
+	known   chan struct{}
+	greeted func()
 }
 
 // New makes a Connector; Run starts it.
@@ -77,7 +96,8 @@ func New(c Config) (*Connector, error) {
 	if len(c.Sources) == 0 {
 		return nil, errors.New("the connector has no source; name a vCenter in its settings")
 	}
-	n := &Connector{Config: c, link: c.Identity.client(c.HTTP, c.URL, c.Now), runs: newRunSet(), watches: map[string]*watch{}, sweep: make(chan struct{}, 1)}
+	n := &Connector{Config: c, link: c.Identity.client(c.HTTP, c.URL, c.Now), runs: newRunSet(), watches: map[string]*watch{}, known: make(chan struct{})}
+	n.greeted = sync.OnceFunc(func() { close(n.known) })
 	for _, s := range c.Sources {
 		if n.watches[s.ID] != nil {
 			return nil, fmt.Errorf("source %s (%s) is configured twice", s.Name, s.ID)
@@ -94,28 +114,16 @@ func setDefault[T comparable](v *T, value T) {
 	}
 }
 
-// Run works until ctx ends; then it hands its runs back and returns nil. It
-// returns an error only for what retrying cannot mend.
+// Run works until ctx ends; then it hands its runs back and returns. Whatever
+// fails before is tried again.
 func (c *Connector) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return c.takeCommands(ctx) })
-	group.Go(func() error { return c.keepClean(ctx) })
+	var work sync.WaitGroup
+	work.Go(func() { c.takeCommands(ctx) })
 	for _, w := range c.watches {
-		group.Go(func() error { return w.run(ctx) })
+		work.Go(func() { w.run(ctx) })
+		work.Go(func() { w.keepClean(ctx) })
 	}
-	err := group.Wait()
+	work.Wait()
 	c.runs.wait()
-	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
-
-// source finds a source by its ID.
-func (c *Connector) source(id string) (Source, bool) {
-	w, ok := c.watches[id]
-	if !ok {
-		return Source{}, false
-	}
-	return w.source, true
+	return nil
 }

@@ -4,19 +4,27 @@ import (
 	"time"
 
 	"skylift/hypervisor"
+	"skylift/internal/secret"
 	linkv1 "skylift/link/linkv1"
 )
 
 func fromSnapshot(m *linkv1.SnapshotRef) hypervisor.SnapshotRef {
-	return hypervisor.SnapshotRef{
+	ref := hypervisor.SnapshotRef{
 		Server: hypervisor.ServerID(m.GetServer()), Run: hypervisor.RunID(m.GetRun()), ID: m.GetId(),
-		Created: time.UnixMilli(m.GetCreated()), Consistency: hypervisor.Consistency(m.GetConsistency()), Note: m.GetNote(),
+		Consistency: hypervisor.Consistency(m.GetConsistency()), Note: m.GetNote(),
 	}
+	if m.GetCreated() != 0 {
+		ref.Created = time.UnixMilli(m.GetCreated())
+	}
+	return ref
 }
 
 func toSnapshot(r hypervisor.SnapshotRef) *linkv1.SnapshotRef {
-	return &linkv1.SnapshotRef{Server: string(r.Server), Run: string(r.Run), Id: r.ID,
-		Created: r.Created.UnixMilli(), Consistency: string(r.Consistency), Note: r.Note}
+	m := &linkv1.SnapshotRef{Server: string(r.Server), Run: string(r.Run), Id: r.ID, Consistency: string(r.Consistency), Note: r.Note}
+	if !r.Created.IsZero() {
+		m.Created = r.Created.UnixMilli()
+	}
+	return m
 }
 
 func fromAnchor(m *linkv1.Anchor) hypervisor.Anchor {
@@ -29,6 +37,25 @@ func toAnchor(a hypervisor.Anchor) *linkv1.Anchor {
 		return nil
 	}
 	return &linkv1.Anchor{Server: string(a.Server), Run: string(a.Run), Id: a.ID}
+}
+
+func fromStaging(m *linkv1.Staging) StagingPlace {
+	return StagingPlace{
+		Bucket: m.GetBucket(), Prefix: m.GetPrefix(), Region: m.GetRegion(), Endpoint: m.GetEndpoint(),
+		PathStyle: m.GetPathStyle(), CAPEM: m.GetCaPem(), ConditionalWrites: m.GetConditionalWrites(),
+	}
+}
+
+// fromCredentials reports false when there are none.
+func fromCredentials(m *linkv1.Credentials) (Credentials, bool) {
+	if m == nil {
+		return Credentials{}, false
+	}
+	c := Credentials{AccessKeyID: m.AccessKeyId, SecretKey: secret.New(m.SecretAccessKey), SessionToken: secret.New(m.SessionToken)}
+	if m.Expires != 0 {
+		c.Expires = time.UnixMilli(m.Expires)
+	}
+	return c, true
 }
 
 func toServer(s *hypervisor.Server) *linkv1.Server {

@@ -62,13 +62,16 @@ func Enrol(ctx context.Context, e Enrolment) (Identity, error) {
 	answer, err := linkv1connect.NewEnrolmentServiceClient(e.HTTP, e.URL).Enrol(ctx, connect.NewRequest(&linkv1.EnrolRequest{
 		ActivationCode: e.Code.Reveal(), PublicKey: id.Key.Public().(ed25519.PublicKey), Name: e.Name, Version: e.Version,
 	}))
-	if connect.CodeOf(err) == connect.CodePermissionDenied || connect.CodeOf(err) == connect.CodeUnauthenticated {
+	if code, _ := link.Problem(err); code != "" {
 		return Identity{}, EnrolmentRefused.New(err, "enrol with %s", e.URL)
 	}
 	if err != nil {
 		return Identity{}, fmt.Errorf("enrol with %s: %w", e.URL, err)
 	}
 	id.Connector, id.Installation = answer.Msg.Connector, answer.Msg.Installation
+	if id.Connector == "" || id.Installation == "" {
+		return Identity{}, fmt.Errorf("enrol with %s: what answers is no control plane", e.URL)
+	}
 	return id, writeIdentity(path, id)
 }
 
@@ -82,10 +85,16 @@ func readIdentity(path string) (Identity, error) {
 		return Identity{}, fmt.Errorf("read the connector's identity: %w", err)
 	}
 	var id Identity
-	if err := json.Unmarshal(p, &id); err != nil || len(id.Key) != ed25519.PrivateKeySize {
+	if err := json.Unmarshal(p, &id); err != nil || !id.whole() {
 		return Identity{}, IdentityDamaged.New(err, "read %s", path)
 	}
 	return id, nil
+}
+
+// whole reports whether the key is one, and enrolment complete or still to come.
+func (id Identity) whole() bool {
+	return len(id.Key) == ed25519.PrivateKeySize && ed25519.NewKeyFromSeed(id.Key.Seed()).Equal(id.Key) &&
+		(id.Connector == "") == (id.Installation == "")
 }
 
 // writeIdentity replaces the file as a whole, readable by its owner only.
@@ -104,12 +113,21 @@ func writeIdentity(path string, id Identity) error {
 		err = errors.Join(err, f.Sync(), f.Close())
 	}
 	if err == nil {
-		err = os.Rename(next, path)
+		err = errors.Join(os.Rename(next, path), syncDir(filepath.Dir(path)))
 	}
 	if err != nil {
 		return fmt.Errorf("keep the connector's identity: %w", err)
 	}
 	return nil
+}
+
+// syncDir has a rename survive a power cut.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // client makes the client whose calls are signed with the identity's key.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/cenkalti/backoff/v5"
 
 	"skylift/hypervisor"
 	linkv1 "skylift/link/linkv1"
@@ -16,15 +17,19 @@ import (
 const (
 	// reportServers is how many servers go into one report.
 	reportServers = 200
-	// reportWithin bounds one report.
-	reportWithin = time.Minute
+	// reportWithin bounds how long one report is tried.
+	reportWithin = 5 * time.Minute
 )
 
-// watch follows one source's servers.
+// watch is one source under watch: its servers are followed, what may be done
+// on it at once is limited, and what is dead on it is cleared away.
 type watch struct {
 	*Connector
-	source Source
-	disks  *limit
+	source    Source
+	disks     *limit
+	snapshots *limit
+	sweep     chan struct{} // asks the janitor to come soon
+	answered  time.Time     // when the janitor was last told what is dead
 
 	mu      sync.Mutex
 	restart context.CancelFunc // ends the Watch under way, for a new listing
@@ -32,37 +37,46 @@ type watch struct {
 
 func newWatch(c *Connector, s Source) *watch {
 	p := s.Properties()
-	name := fmt.Sprintf("%s reads as many disks at once as it may (%d)", s.Name, p.DiskLimit)
-	return &watch{Connector: c, source: s, disks: newLimit(p.DiskLimit, name)}
+	return &watch{
+		Connector: c, source: s, sweep: make(chan struct{}, 1), answered: c.Now(),
+		disks: newLimit(p.DiskLimit, "%s has as many disks read at once as it may (%d)", s.Name),
+		// One place is the janitor's, whom a new snapshot may wait for.
+		snapshots: newLimit(p.SnapshotLimit-1, "%s has as many snapshots made and removed at once as it may (%d)", s.Name),
+	}
 }
 
-// run watches until ctx ends; a watch that breaks is begun again.
-func (w *watch) run(ctx context.Context) error {
-	wait := newBackOff()
-	for {
-		watchCtx, cancel := context.WithCancel(ctx)
-		w.mu.Lock()
-		w.restart = cancel
-		w.mu.Unlock()
-		began := time.Now()
-		report := &report{watch: w, sync: rand.Text()}
-		err := w.source.Watch(watchCtx, func(change hypervisor.Change) error { return report.take(watchCtx, change) })
-		asked := watchCtx.Err() != nil
-		cancel()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if asked {
-			continue
-		}
-		w.Log.WithError(err).WithField("source", w.source.Name).Warn("the watch over the source's servers ended; it begins again")
-		if time.Since(began) > silence {
-			wait.Reset()
-		}
-		if err := sleep(ctx, wait.NextBackOff()); err != nil {
-			return err
-		}
+// run watches until ctx ends; a watch that breaks is begun again. It begins
+// when the control plane knows the source, which it would refuse to hear of.
+func (w *watch) run(ctx context.Context) {
+	select {
+	case <-w.known:
+	case <-ctx.Done():
+		return
 	}
+	wait := newBackOff()
+	for w.follow(ctx, wait) == nil {
+	}
+}
+
+// follow watches once, and waits if that came to an end by itself.
+func (w *watch) follow(ctx context.Context, wait *backoff.ExponentialBackOff) error {
+	watchCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w.mu.Lock()
+	w.restart = cancel
+	w.mu.Unlock()
+	began := time.Now()
+	report := &report{watch: w, sync: rand.Text()}
+	err := w.source.Watch(watchCtx, func(change hypervisor.Change) error { return report.take(watchCtx, change) })
+	if watchCtx.Err() != nil {
+		return ctx.Err()
+	}
+	w.Log.WithError(err).WithField("source", w.source.Name).Warn("the watch over the source's servers ended; it begins again")
+	if time.Since(began) > silence {
+		wait.Reset()
+	}
+	_ = sleep(watchCtx, wait.NextBackOff()) // a refresh ends the wait
+	return ctx.Err()
 }
 
 // refresh has all servers listed and reported again.
@@ -98,11 +112,22 @@ func (r *report) take(ctx context.Context, change hypervisor.Change) error {
 	}
 }
 
+// send makes one report. What does not arrive is sent again, but for the end
+// of a listing: the control plane forgets a listing with its end, and would
+// take a repeated one for a listing that has these servers and no others.
 func (r *report) send(ctx context.Context, req *linkv1.ReportInventoryRequest) error {
 	req.Source, req.Sync, req.Servers = r.source.ID, r.sync, r.servers
 	ctx, cancel := context.WithTimeout(ctx, reportWithin)
 	defer cancel()
-	if _, err := r.link.ReportInventory(ctx, connect.NewRequest(req)); err != nil {
+	deliver := persist
+	if req.Last {
+		deliver = try
+	}
+	err := deliver(ctx, func(ctx context.Context) error {
+		_, err := r.link.ReportInventory(ctx, connect.NewRequest(req))
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("report the servers of %s: %w", r.source.Name, err)
 	}
 	r.servers = nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -12,21 +13,24 @@ import (
 	linkv1 "skylift/link/linkv1"
 )
 
+// unheard is how long the control plane says nothing about snapshots before
+// those past their age are removed: one lost answer ends no run.
+const unheard = time.Hour
+
 // keepClean is the janitor: at start, every SweepEvery and when asked, it
-// removes what is ours on the sources and dead.
-func (c *Connector) keepClean(ctx context.Context) error {
+// removes what is ours on the source and dead.
+func (w *watch) keepClean(ctx context.Context) {
+	log := w.Log.WithField("source", w.source.Name)
 	for {
-		for _, s := range c.Sources {
-			if err := c.clean(ctx, s); err != nil && ctx.Err() == nil {
-				c.Log.WithError(err).WithField("source", s.Name).Warn("not all that is dead on the source could be cleared away; it is tried again")
-			}
+		if err := w.clean(ctx); err != nil && ctx.Err() == nil {
+			log.WithError(err).Warn("not all that is dead on the source could be cleared away; it is tried again")
 		}
-		timer := time.NewTimer(c.SweepEvery)
+		timer := time.NewTimer(w.SweepEvery)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return ctx.Err()
-		case <-c.sweep:
+			return
+		case <-w.sweep:
 			timer.Stop()
 		case <-timer.C:
 		}
@@ -34,44 +38,51 @@ func (c *Connector) keepClean(ctx context.Context) error {
 }
 
 // sweepSoon has the janitor come now, or once more if it is at work.
-func (c *Connector) sweepSoon() {
+func (w *watch) sweepSoon() {
 	select {
-	case c.sweep <- struct{}{}:
+	case w.sweep <- struct{}{}:
 	default:
 	}
 }
 
-// clean clears one source. What cannot be removed does not keep the rest.
-func (c *Connector) clean(ctx context.Context, s Source) error {
-	snapshots, anchors, err := s.Held(ctx)
+// clean clears the source. What cannot be removed does not keep the rest.
+func (w *watch) clean(ctx context.Context) error {
+	snapshots, anchors, err := w.source.Held(ctx)
 	if err != nil {
 		return fmt.Errorf("look for snapshots of ours: %w", err)
 	}
 	if len(snapshots)+len(anchors) == 0 {
 		return nil
 	}
-	deadSnapshots, deadAnchors, err := c.judge(ctx, s, snapshots, anchors)
+	deadSnapshots, deadAnchors, err := w.judge(ctx, snapshots, anchors)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err != nil {
-		c.Log.WithError(err).Warn("the control plane does not say which snapshots are dead; only those past their age are removed")
-		deadSnapshots, deadAnchors = c.abandoned(snapshots), nil
+		w.Log.WithError(err).WithField("source", w.source.Name).Warn("the control plane does not say which snapshots are dead; they stay until they are past their age")
+		deadSnapshots, deadAnchors = w.abandoned(snapshots), nil
+	} else {
+		w.answered = w.Now()
 	}
 	var errs []error
 	for _, ref := range deadSnapshots {
-		c.Log.WithField("run", ref.Run).WithField("server", ref.Server).Info("removing a snapshot that no run needs")
-		if err := s.Remove(ctx, ref); err != nil {
+		w.Log.WithField("run", ref.Run).WithField("server", ref.Server).Info("removing a snapshot that no run needs")
+		if err := w.source.Remove(ctx, ref); err != nil {
 			errs = append(errs, fmt.Errorf("remove the snapshot of run %s: %w", ref.Run, err))
 		}
 	}
 	for _, a := range deadAnchors {
-		if err := s.Release(ctx, a); err != nil {
+		if err := w.source.Release(ctx, a); err != nil {
 			errs = append(errs, fmt.Errorf("release the anchor of run %s: %w", a.Run, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (c *Connector) judge(ctx context.Context, s Source, snapshots []hypervisor.SnapshotRef, anchors []hypervisor.Anchor) ([]hypervisor.SnapshotRef, []hypervisor.Anchor, error) {
-	req := &linkv1.JudgeRequest{Source: s.ID}
+// judge returns those of the snapshots and anchors that the control plane
+// calls dead, and no others, whatever it names.
+func (w *watch) judge(ctx context.Context, snapshots []hypervisor.SnapshotRef, anchors []hypervisor.Anchor) (deadSnapshots []hypervisor.SnapshotRef, deadAnchors []hypervisor.Anchor, err error) {
+	req := &linkv1.JudgeRequest{Source: w.source.ID}
 	for _, ref := range snapshots {
 		req.Snapshots = append(req.Snapshots, toSnapshot(ref))
 	}
@@ -80,25 +91,35 @@ func (c *Connector) judge(ctx context.Context, s Source, snapshots []hypervisor.
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	answer, err := c.link.Judge(ctx, connect.NewRequest(req))
+	answer, err := w.link.Judge(ctx, connect.NewRequest(req))
 	if err != nil {
 		return nil, nil, err
 	}
-	var deadSnapshots []hypervisor.SnapshotRef
-	for _, ref := range answer.Msg.DeadSnapshots {
-		deadSnapshots = append(deadSnapshots, fromSnapshot(ref))
+	for _, ref := range snapshots {
+		if slices.ContainsFunc(answer.Msg.DeadSnapshots, func(dead *linkv1.SnapshotRef) bool {
+			return dead.GetServer() == string(ref.Server) && dead.GetRun() == string(ref.Run) && dead.GetId() == ref.ID
+		}) {
+			deadSnapshots = append(deadSnapshots, ref)
+		}
 	}
-	var deadAnchors []hypervisor.Anchor
-	for _, a := range answer.Msg.DeadAnchors {
-		deadAnchors = append(deadAnchors, fromAnchor(a))
+	for _, a := range anchors {
+		if slices.ContainsFunc(answer.Msg.DeadAnchors, func(dead *linkv1.Anchor) bool { return fromAnchor(dead) == a }) {
+			deadAnchors = append(deadAnchors, a)
+		}
 	}
 	return deadSnapshots, deadAnchors, nil
 }
 
-// abandoned returns the snapshots past their age.
-func (c *Connector) abandoned(snapshots []hypervisor.SnapshotRef) (out []hypervisor.SnapshotRef) {
+// abandoned returns the snapshots past their age, once nothing was heard of
+// the control plane for long. Those of runs under way here are not among them:
+// their leases tell that somebody wants them.
+func (w *watch) abandoned(snapshots []hypervisor.SnapshotRef) (out []hypervisor.SnapshotRef) {
+	now := w.Now()
+	if now.Sub(w.answered) <= unheard {
+		return nil
+	}
 	for _, ref := range snapshots {
-		if c.Now().Sub(ref.Created) > c.AbandonedAfter {
+		if !ref.Created.IsZero() && now.Sub(ref.Created) > w.AbandonedAfter && !w.runs.has(string(ref.Run)) {
 			out = append(out, ref)
 		}
 	}

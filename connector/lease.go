@@ -31,6 +31,7 @@ type lease struct {
 	report func() *linkv1.Progress
 
 	credentials atomic.Pointer[linkv1.Credentials]
+	trouble     atomic.Pointer[error] // why the last renewal failed
 	stop        context.CancelCauseFunc
 	deadline    *time.Timer
 	ttl         time.Duration
@@ -38,16 +39,14 @@ type lease struct {
 
 // hold confirms the lease and keeps it until release is called. The context
 // it returns ends with errLeaseLost, errLeaseExpired or errCancelled as its
-// cause, or with ctx.
+// cause, or with ctx; so does hold itself when the lease cannot be had.
 func (l *lease) hold(ctx context.Context, granted *linkv1.Lease) (held context.Context, release func(), err error) {
 	held, l.stop = context.WithCancelCause(ctx)
-	// How long the command was on its way is not known: only a renewal, whose
-	// time of asking is, tells how long the lease holds.
 	l.ttl = time.Duration(granted.TtlMs) * time.Millisecond
-	l.deadline = time.AfterFunc(l.ttl, func() { l.stop(errLeaseExpired) })
-	if err := l.renew(held); err != nil {
+	l.deadline = time.AfterFunc(l.ttl, l.expire)
+	if err := l.confirm(held); err != nil {
 		l.deadline.Stop()
-		l.stop(err)
+		l.stop(nil)
 		return nil, nil, err
 	}
 	done := make(chan struct{})
@@ -57,24 +56,46 @@ func (l *lease) hold(ctx context.Context, granted *linkv1.Lease) (held context.C
 	}()
 	return held, func() {
 		l.stop(nil)
-		l.deadline.Stop()
 		<-done
+		l.deadline.Stop()
 	}, nil
+}
+
+// confirm renews for the first time, as often as it takes. How long the
+// command was on its way is not known: only a renewal, whose time of asking
+// is, tells how long the lease holds, and nothing is done before it.
+func (l *lease) confirm(ctx context.Context) error {
+	for {
+		err := l.renew(ctx)
+		if err == nil {
+			return nil
+		}
+		if link.Stale(err) {
+			return fmt.Errorf("%w: %w", errLeaseLost, err)
+		}
+		if sleep(ctx, l.pause()) != nil {
+			return errors.Join(context.Cause(ctx), err)
+		}
+	}
 }
 
 // keep renews until the context ends.
 func (l *lease) keep(ctx context.Context) {
-	for {
-		if sleep(ctx, min(l.every, l.ttl/4)) != nil {
-			return
-		}
-		switch err := l.renew(ctx); {
-		case err == nil || ctx.Err() != nil:
-		case link.Stale(err):
-			l.stop(errLeaseLost)
+	for sleep(ctx, l.pause()) == nil {
+		if err := l.renew(ctx); link.Stale(err) {
+			l.stop(fmt.Errorf("%w: %w", errLeaseLost, err))
 		}
 		// Any other error may pass; the deadline decides.
 	}
+}
+
+// pause is how long until the next renewal: shorter behind one that failed.
+func (l *lease) pause() time.Duration {
+	d := min(l.every, l.ttl/4)
+	if l.trouble.Load() != nil {
+		d = min(d, time.Second)
+	}
+	return d
 }
 
 // renew asks once. The lease is counted from before the question was sent.
@@ -84,8 +105,11 @@ func (l *lease) renew(ctx context.Context) error {
 	defer cancel()
 	answer, err := l.calls.Renew(callCtx, connect.NewRequest(&linkv1.RenewRequest{Run: l.run, Epoch: l.epoch, Progress: l.report()}))
 	if err != nil {
-		return fmt.Errorf("renew the lease: %w", err)
+		err = fmt.Errorf("renew the lease: %w", err)
+		l.trouble.Store(&err)
+		return err
 	}
+	l.trouble.Store(nil)
 	if c := answer.Msg.Credentials; c != nil {
 		l.credentials.Store(c)
 	}
@@ -97,4 +121,13 @@ func (l *lease) renew(ctx context.Context) error {
 		l.stop(errCancelled)
 	}
 	return nil
+}
+
+// expire ends all work under the lease, and says why it was not renewed.
+func (l *lease) expire() {
+	if err := l.trouble.Load(); err != nil {
+		l.stop(fmt.Errorf("%w: %w", errLeaseExpired, *err))
+		return
+	}
+	l.stop(errLeaseExpired)
 }

@@ -1,6 +1,9 @@
 package connector
 
-import "context"
+import (
+	"context"
+	"fmt"
+)
 
 // limit bounds how many do something at once, and says why others wait.
 type limit struct {
@@ -8,21 +11,23 @@ type limit struct {
 	reason string
 }
 
-// newLimit makes a limit of n places; fewer than one stands for one.
-func newLimit(n int, reason string) *limit {
-	return &limit{make(chan struct{}, max(n, 1)), reason}
+// newLimit makes a limit of n places; fewer than one stands for one. format
+// says, with the number of places, why others wait.
+func newLimit(n int, format string, name string) *limit {
+	n = max(n, 1)
+	return &limit{make(chan struct{}, n), "waiting: " + fmt.Sprintf(format, name, n)}
 }
 
-// enter waits for a place; waiting is told the reason, and "" when it is over.
-func (l *limit) enter(ctx context.Context, waiting func(string)) (leave func(), err error) {
+// enter waits for a place. waiting is told the reason once there is something
+// to wait for; what it returns is called when the wait is over.
+func (l *limit) enter(ctx context.Context, waiting func(string) (over func())) (leave func(), err error) {
 	leave = func() { <-l.places }
 	select {
 	case l.places <- struct{}{}:
 		return leave, nil
 	default:
 	}
-	waiting("waiting: " + l.reason)
-	defer waiting("")
+	defer waiting(l.reason)()
 	select {
 	case l.places <- struct{}{}:
 		return leave, nil

@@ -20,21 +20,26 @@ import (
 	"skylift/transfer"
 )
 
-// finishWithin bounds the last call of a run, which is made although its
-// context may have ended.
-const finishWithin = 10 * time.Second
+const (
+	// finishWithin bounds the last call of a run, which is made although its
+	// context may have ended.
+	finishWithin = 10 * time.Second
+	// recordWithin bounds how long the control plane is asked to record a
+	// snapshot or a seal, while it goes on to renew the lease.
+	recordWithin = 5 * time.Minute
+)
 
 // attempt is one lease's worth of work on a run.
 type attempt struct {
 	*Connector
 	command *linkv1.Replicate
-	source  Source
+	watch   *watch // over the run's source; nil if there is none
 	lease   *lease
 	log     logrus.FieldLogger
 
 	mu      sync.Mutex
 	stage   string
-	waiting string
+	waiting []string // what is waited for, once per wait
 	disks   []*diskWork
 }
 
@@ -53,7 +58,7 @@ func (c *Connector) replicate(ctx context.Context, command *linkv1.Replicate) {
 	a.lease.credentials.Store(command.Staging.GetCredentials())
 	held, release, err := a.lease.hold(ctx, command.Lease)
 	if err != nil {
-		a.log.WithError(err).Warn("a run was offered whose lease cannot be had")
+		a.finish(hypervisor.Anchor{}, err, err)
 		return
 	}
 	anchor, err := a.run(held)
@@ -66,8 +71,10 @@ func (c *Connector) replicate(ctx context.Context, command *linkv1.Replicate) {
 
 // run goes through the steps of the format's write order.
 func (a *attempt) run(ctx context.Context) (hypervisor.Anchor, error) {
-	var known bool
-	if a.source, known = a.Connector.source(a.command.Source); !known {
+	if ctx.Err() != nil {
+		return hypervisor.Anchor{}, context.Cause(ctx)
+	}
+	if a.watch = a.watches[a.command.Source]; a.watch == nil {
 		return hypervisor.Anchor{}, UnknownSource.New(nil, "source %s", a.command.Source)
 	}
 	ref := fromSnapshot(a.command.Snapshot)
@@ -81,39 +88,77 @@ func (a *attempt) run(ctx context.Context) (hypervisor.Anchor, error) {
 		}
 	}
 	a.enter("settling")
-	anchor, err := a.source.Settle(ctx, ref)
+	return a.settle(ctx, ref)
+}
+
+// snapshot returns the run's one snapshot, which the control plane has on
+// record. One that it does not record is left to the janitor.
+func (a *attempt) snapshot(ctx context.Context) (hypervisor.SnapshotRef, error) {
+	if a.command.Snapshot != nil {
+		return fromSnapshot(a.command.Snapshot), nil
+	}
+	ref, err := a.takeSnapshot(ctx)
+	if err != nil {
+		return hypervisor.SnapshotRef{}, fmt.Errorf("take a snapshot: %w", err)
+	}
+	err = a.record(ctx, func(ctx context.Context) error {
+		_, err := a.link.RecordSnapshot(ctx, connect.NewRequest(&linkv1.RecordSnapshotRequest{
+			Run: a.command.Lease.Run, Epoch: a.command.Lease.Epoch, Snapshot: toSnapshot(ref),
+		}))
+		return err
+	})
+	if err != nil {
+		return hypervisor.SnapshotRef{}, fmt.Errorf("record the snapshot: %w", err)
+	}
+	return ref, nil
+}
+
+func (a *attempt) takeSnapshot(ctx context.Context) (hypervisor.SnapshotRef, error) {
+	leave, err := a.watch.snapshots.enter(ctx, a.waitFor)
+	if err != nil {
+		return hypervisor.SnapshotRef{}, err
+	}
+	defer leave()
+	refs, err := a.watch.source.Snapshot(ctx, hypervisor.RunID(a.command.Lease.Run),
+		[]hypervisor.ServerID{hypervisor.ServerID(a.command.Server)}, hypervisor.Quiesce(a.command.Quiesce))
+	if err != nil {
+		return hypervisor.SnapshotRef{}, err
+	}
+	if len(refs) != 1 {
+		return hypervisor.SnapshotRef{}, fmt.Errorf("the source names %d snapshots of one server", len(refs))
+	}
+	return refs[0], nil
+}
+
+func (a *attempt) settle(ctx context.Context, ref hypervisor.SnapshotRef) (hypervisor.Anchor, error) {
+	leave, err := a.watch.snapshots.enter(ctx, a.waitFor)
+	if err != nil {
+		return hypervisor.Anchor{}, err
+	}
+	defer leave()
+	anchor, err := a.watch.source.Settle(ctx, ref)
 	if err != nil {
 		return hypervisor.Anchor{}, fmt.Errorf("settle the snapshot: %w", err)
 	}
 	return anchor, nil
 }
 
-// snapshot returns the run's one snapshot, which the control plane has on record.
-func (a *attempt) snapshot(ctx context.Context) (hypervisor.SnapshotRef, error) {
-	if a.command.Snapshot != nil {
-		return fromSnapshot(a.command.Snapshot), nil
-	}
-	run := hypervisor.RunID(a.command.Lease.Run)
-	refs, err := a.source.Snapshot(ctx, run, []hypervisor.ServerID{hypervisor.ServerID(a.command.Server)}, hypervisor.Quiesce(a.command.Quiesce))
-	if err != nil {
-		return hypervisor.SnapshotRef{}, fmt.Errorf("take a snapshot: %w", err)
-	}
-	_, err = a.link.RecordSnapshot(ctx, connect.NewRequest(&linkv1.RecordSnapshotRequest{
-		Run: a.command.Lease.Run, Epoch: a.command.Lease.Epoch, Snapshot: toSnapshot(refs[0]),
-	}))
-	if err != nil {
-		return hypervisor.SnapshotRef{}, fmt.Errorf("record the snapshot: %w", err)
-	}
-	return refs[0], nil
+// record makes a call whose repetition the control plane takes for the first.
+func (a *attempt) record(ctx context.Context, call func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, recordWithin)
+	defer cancel()
+	return persist(ctx, call)
 }
 
 // transfer moves all disks into staging and has their manifests recorded.
 func (a *attempt) transfer(ctx context.Context, ref hypervisor.SnapshotRef) (err error) {
-	store, err := a.Staging(ctx, a.command.Staging, a.lease.credentials.Load)
+	store, err := a.Staging(ctx, fromStaging(a.command.Staging), func() (Credentials, bool) {
+		return fromCredentials(a.lease.credentials.Load())
+	})
 	if err != nil {
 		return fmt.Errorf("open staging: %w", err)
 	}
-	snapshot, err := a.source.Open(ctx, ref)
+	snapshot, err := a.watch.source.Open(ctx, ref)
 	if err != nil {
 		return fmt.Errorf("open the snapshot: %w", err)
 	}
@@ -125,7 +170,7 @@ func (a *attempt) transfer(ctx context.Context, ref hypervisor.SnapshotRef) (err
 	group, groupCtx := errgroup.WithContext(ctx)
 	for _, d := range a.disks {
 		group.Go(func() error {
-			leave, err := a.watches[a.source.ID].disks.enter(groupCtx, a.waitFor)
+			leave, err := a.watch.disks.enter(groupCtx, a.waitFor)
 			if err != nil {
 				return err
 			}
@@ -182,7 +227,11 @@ func (a *attempt) seal(ctx context.Context) error {
 		}
 		req.Disks = append(req.Disks, sealed)
 	}
-	if _, err := a.link.Seal(ctx, connect.NewRequest(req)); err != nil {
+	err := a.record(ctx, func(ctx context.Context) error {
+		_, err := a.link.Seal(ctx, connect.NewRequest(req))
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("have the run sealed: %w", err)
 	}
 	return nil
@@ -202,7 +251,7 @@ func (a *attempt) finish(anchor hypervisor.Anchor, err, cause error) {
 		a.log.Info("the run was cancelled")
 		req.Outcome = &linkv1.FinishRequest_Failure{Failure: &linkv1.Failure{Code: "cancelled", Message: errCancelled.Error()}}
 	case cause != nil:
-		a.log.Info("the connector shuts down and hands the run back")
+		a.log.WithError(cause).Info("the connector shuts down and hands the run back")
 		req.Outcome = &linkv1.FinishRequest_Failure{Failure: &linkv1.Failure{Release: true, Retry: true, Message: "the connector was shut down"}}
 	default:
 		a.log.WithError(err).Error("the run failed here")
@@ -210,10 +259,16 @@ func (a *attempt) finish(anchor hypervisor.Anchor, err, cause error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), finishWithin)
 	defer cancel()
-	if _, err := a.link.Finish(ctx, connect.NewRequest(req)); err != nil {
+	err = persist(ctx, func(ctx context.Context) error {
+		_, err := a.link.Finish(ctx, connect.NewRequest(req))
+		return err
+	})
+	if err != nil {
 		a.log.WithError(err).Warn("the end of the run could not be reported; its lease will run out")
 	}
-	a.sweepSoon()
+	if a.watch != nil {
+		a.watch.sweepSoon()
+	}
 }
 
 // failure describes err to the control plane. What is no problem with a known
@@ -236,17 +291,28 @@ func (a *attempt) enter(stage string) {
 	a.stage = stage
 }
 
-func (a *attempt) waitFor(what string) {
+// waitFor shows that something is waited for, until over is called. Several
+// disks may wait at once.
+func (a *attempt) waitFor(what string) (over func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.waiting = what
+	a.waiting = append(a.waiting, what)
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		i := slices.Index(a.waiting, what)
+		a.waiting = slices.Delete(a.waiting, i, i+1)
+	}
 }
 
 // report tells how far the attempt is.
 func (a *attempt) report() *linkv1.Progress {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	p := &linkv1.Progress{Stage: a.stage, WaitingFor: a.waiting}
+	p := &linkv1.Progress{Stage: a.stage}
+	if len(a.waiting) > 0 {
+		p.WaitingFor = a.waiting[0]
+	}
 	for _, d := range a.disks {
 		p.Disks = append(p.Disks, d.report())
 	}

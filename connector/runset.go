@@ -16,14 +16,15 @@ type runSet struct {
 
 type running struct {
 	epoch  int64
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	done   chan struct{}
 }
 
 func newRunSet() *runSet { return &runSet{runs: map[string]*running{}} }
 
 // start runs work in a goroutine of its own. Work on the same run under an
-// older lease is stopped first; a repeated or older command is ignored.
+// older lease is stopped first, with errLeaseLost; a repeated or older command
+// is ignored.
 func (s *runSet) start(ctx context.Context, lease *linkv1.Lease, work func(context.Context)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -31,14 +32,14 @@ func (s *runSet) start(ctx context.Context, lease *linkv1.Lease, work func(conte
 	if older != nil && older.epoch >= lease.Epoch {
 		return
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	r := &running{epoch: lease.Epoch, cancel: cancel, done: make(chan struct{})}
 	s.runs[lease.Run] = r
 	s.all.Go(func() {
 		defer close(r.done)
-		defer cancel()
+		defer cancel(nil)
 		if older != nil {
-			older.cancel()
+			older.cancel(errLeaseLost)
 			<-older.done
 		}
 		work(ctx)
@@ -48,6 +49,13 @@ func (s *runSet) start(ctx context.Context, lease *linkv1.Lease, work func(conte
 			delete(s.runs, lease.Run)
 		}
 	})
+}
+
+// has reports whether a run is under way here.
+func (s *runSet) has(run string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.runs[run] != nil
 }
 
 func (s *runSet) wait() { s.all.Wait() }

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"github.com/cenkalti/backoff/v5"
 
+	"skylift/link"
 	linkv1 "skylift/link/linkv1"
 	"skylift/staging"
 )
@@ -22,68 +22,68 @@ const (
 	// pollFor is how long the connector polls before it tries a stream again.
 	pollFor  = 10 * time.Minute
 	pollWait = 25 * time.Second
+	// pollPace is the least time between two polls: an answer that comes at
+	// once and is empty does not make a storm.
+	pollPace = time.Second
+	// steady is how long a stream lasts at least that nothing on the way breaks.
+	steady = 2 * silence
 )
 
 // errHeldBack says that a stream was opened and brought nothing.
 var errHeldBack = errors.New("the command stream brings nothing; a proxy may hold it back")
 
 // takeCommands keeps a session with the control plane until ctx ends.
-func (c *Connector) takeCommands(ctx context.Context) error {
+func (c *Connector) takeCommands(ctx context.Context) {
 	wait := newBackOff()
 	for {
 		began := time.Now()
 		err := c.session(ctx)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return
 		}
-		if code := connect.CodeOf(err); code == connect.CodeUnauthenticated || code == connect.CodePermissionDenied {
+		switch _, hint := link.Problem(err); {
+		case err == nil:
+			continue // the polling is over: a stream is tried again
+		case refused(err):
 			// It may be a clock that is wrong, or a control plane that is
 			// being restored: the session is tried again, slowly.
-			c.Log.WithError(err).Error("the control plane refuses this connector; if it was removed there, enrol it again")
-		} else {
-			c.Log.WithError(err).Warn("the session with the control plane ended; it is opened again")
+			c.Log.WithError(err).WithField("hint", hint).Error("the control plane refuses this connector; look at its clock, and if it was removed there, enrol it again")
+		default:
+			c.Log.WithError(err).WithField("hint", hint).Warn("the session with the control plane ended; it is opened again")
 		}
 		if time.Since(began) > silence {
 			wait.Reset()
 		}
-		if err := sleep(ctx, wait.NextBackOff()); err != nil {
-			return err
+		if sleep(ctx, wait.NextBackOff()) != nil {
+			return
 		}
 	}
 }
 
-// newBackOff waits from a second up to a minute between tries that never end.
-func newBackOff() *backoff.ExponentialBackOff {
-	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval = 500*time.Millisecond, time.Minute
-	return b
+func refused(err error) bool {
+	code := connect.CodeOf(err)
+	return err != nil && (code == connect.CodeUnauthenticated || code == connect.CodePermissionDenied)
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}
-
+// session takes commands by a stream for as long as it lasts, or by polling
+// for a while where something on the way seems to break streams: holds them
+// back, cuts them early or lets them fall silent. Polling in vain costs little.
 func (c *Connector) session(ctx context.Context) error {
 	if err := c.hello(ctx); err != nil {
 		return err
 	}
+	c.greeted()
+	began := time.Now()
 	err := c.stream(ctx)
-	if errors.Is(err, errHeldBack) {
-		c.Log.WithError(err).Warn("polling for commands instead")
-		return c.poll(ctx, time.Now().Add(pollFor))
+	if ctx.Err() != nil || refused(err) || time.Since(began) > steady {
+		return err
 	}
-	return err
+	c.Log.WithError(err).Warn("the command stream did not last; polling for commands instead")
+	return c.poll(ctx, time.Now().Add(pollFor))
 }
 
 func (c *Connector) hello(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, callWithin)
 	defer cancel()
 	req := &linkv1.HelloRequest{Version: c.Version, StagingVersions: []uint32{staging.Version},
 		IpAddress: c.IPAddress, MacAddress: c.MACAddress}
@@ -114,15 +114,17 @@ func (c *Connector) stream(ctx context.Context) error {
 	fellSilent := errors.New("no heartbeat from the control plane for " + silence.String())
 	heard := false
 	for commands.Receive() {
-		if !watchdog.Stop() {
-			break
-		}
+		inTime := watchdog.Stop()
 		if !heard {
 			heard = true
 			c.Log.Info("connected to the control plane")
 		}
-		watchdog = time.AfterFunc(silence, func() { cancel(fellSilent) })
+		// A run that was handed out is not dropped, even if it came late.
 		c.obey(ctx, commands.Msg())
+		if !inTime {
+			break
+		}
+		watchdog = time.AfterFunc(silence, func() { cancel(fellSilent) })
 	}
 	watchdog.Stop()
 	if cause := context.Cause(streamCtx); cause != nil {
@@ -134,9 +136,11 @@ func (c *Connector) stream(ctx context.Context) error {
 	return errors.New("the control plane ended the command stream")
 }
 
+// poll asks for one command after the other until then.
 func (c *Connector) poll(ctx context.Context, until time.Time) error {
 	for time.Now().Before(until) {
-		callCtx, cancel := context.WithTimeout(ctx, pollWait+30*time.Second)
+		asked := time.Now()
+		callCtx, cancel := context.WithTimeout(ctx, pollWait+callWithin)
 		answer, err := c.link.Poll(callCtx, connect.NewRequest(&linkv1.PollRequest{Slots: uint32(c.Slots), WaitMs: uint32(pollWait.Milliseconds())}))
 		cancel()
 		if err != nil {
@@ -144,6 +148,10 @@ func (c *Connector) poll(ctx context.Context, until time.Time) error {
 		}
 		if answer.Msg.Command != nil {
 			c.obey(ctx, answer.Msg.Command)
+			continue
+		}
+		if err := sleep(ctx, time.Until(asked.Add(pollPace))); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -153,6 +161,10 @@ func (c *Connector) poll(ctx context.Context, until time.Time) error {
 func (c *Connector) obey(ctx context.Context, command *linkv1.Command) {
 	switch command := command.Command.(type) {
 	case *linkv1.Command_Replicate:
+		if command.Replicate.GetLease() == nil {
+			c.Log.Error("the control plane handed out a run without a lease; nothing is done for it")
+			return
+		}
 		c.runs.start(ctx, command.Replicate.Lease, func(ctx context.Context) { c.replicate(ctx, command.Replicate) })
 	case *linkv1.Command_RefreshInventory:
 		for _, w := range c.watches {

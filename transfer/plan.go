@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 
 	"skylift/hypervisor"
 	"skylift/internal/problem"
@@ -113,12 +114,7 @@ func (mv *move) loadBase(ctx context.Context) error {
 // chooseRanges settles the mode and returns the blocks that the run covers.
 func (mv *move) chooseRanges(ctx context.Context) ([]staging.Range, error) {
 	if mv.base == nil {
-		ranges, err := mv.changed(ctx, "")
-		if tracking, ok := hypervisor.TrackingUnusable(err); ok {
-			mv.log.WithError(tracking).Info("allocated extents are not known; the whole disk is read")
-			return mv.wholeDisk(), nil
-		}
-		return ranges, err
+		return mv.chooseAllocated(ctx)
 	}
 	compare := func(reason string) ([]staging.Range, error) {
 		mv.facts.Mode, mv.facts.Reason = staging.Comparing, reason
@@ -138,12 +134,36 @@ func (mv *move) chooseRanges(ctx context.Context) ([]staging.Range, error) {
 		return nil, err
 	}
 	mv.facts.Mode, mv.facts.Reason = staging.Incremental, ""
-	lie, err := mv.sample(ctx, ranges)
+	lie, err := mv.sample(ctx, ranges, math.MaxInt64)
 	if err != nil {
 		return nil, err
 	}
 	if lie >= 0 {
 		return compare(fmt.Sprintf("change tracking lied: block %d changed, and it did not say so", lie))
+	}
+	return ranges, nil
+}
+
+// chooseAllocated returns the blocks of a run without a base: those that the
+// source calls allocated. A few of the others are read, to see that they are
+// zero; the run reads the whole disk when one is not.
+func (mv *move) chooseAllocated(ctx context.Context) ([]staging.Range, error) {
+	ranges, err := mv.changed(ctx, "")
+	if tracking, ok := hypervisor.TrackingUnusable(err); ok {
+		mv.log.WithError(tracking).Info("allocated extents are not known; the whole disk is read")
+		return mv.wholeDisk(), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	lie, err := mv.sample(ctx, ranges, allocatedSample)
+	if err != nil {
+		return nil, err
+	}
+	if lie >= 0 {
+		mv.facts.Reason += fmt.Sprintf("; the source lied about what is allocated: block %d is not zero", lie)
+		mv.log.WithField("block", lie).Warn("the source lied about what is allocated; the whole disk is read")
+		return mv.wholeDisk(), nil
 	}
 	return ranges, nil
 }

@@ -37,6 +37,16 @@ func (p *Progress) planned(plan *staging.Plan) {
 	p.Planned.Store(plannedBytes(plan))
 }
 
+// sealed notes that an earlier attempt had brought the whole plan.
+func (p *Progress) sealed(m *staging.Manifest) {
+	p.mu.Lock()
+	p.mode, p.reason = m.Mode, m.Reason
+	p.mu.Unlock()
+	p.Planned.Store(m.Counters.Planned)
+	p.Done.Store(m.Counters.Planned)
+	p.Resumed.Store(m.Counters.Planned)
+}
+
 func (p *Progress) counters() staging.Counters {
 	return staging.Counters{
 		Planned: p.Planned.Load(), Read: p.Read.Load(), Changed: p.Changed.Load(),

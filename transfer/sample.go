@@ -14,13 +14,17 @@ const (
 	samplePPM     = 1000
 	sampleMinimum = 64
 	sampleBatch   = 16
+	// allocatedSample is the most blocks that a run without a base reads
+	// outside what is allocated: there everything has to be zero, and a
+	// thousandth of a large disk would be more than the disk holds.
+	allocatedSample = 256
 )
 
-// sample reads random blocks outside ranges and compares them with the base.
-// It returns a block that differs, or -1: tracking that missed one block may
-// have missed any.
-func (mv *move) sample(ctx context.Context, ranges []staging.Range) (int64, error) {
-	blocks := mv.pickSample(ranges)
+// sample reads random blocks outside ranges, at most limit, and compares them
+// with the base. It returns a block that differs, or -1: a source that missed
+// one block may have missed any.
+func (mv *move) sample(ctx context.Context, ranges []staging.Range, limit int64) (int64, error) {
+	blocks := mv.pickSample(ranges, limit)
 	var lie atomic.Int64
 	lie.Store(-1)
 	group, ctx := errgroup.WithContext(ctx)
@@ -42,13 +46,13 @@ func (mv *move) sample(ctx context.Context, ranges []staging.Range) (int64, erro
 
 // pickSample chooses one block at random in each of as many equal parts of
 // what ranges leave out as the sample has blocks.
-func (mv *move) pickSample(ranges []staging.Range) []staging.Range {
+func (mv *move) pickSample(ranges []staging.Range, limit int64) []staging.Range {
 	all := staging.Blocks(mv.facts.Disk.Size)
 	outside := all
 	for _, r := range ranges {
 		outside -= r.Count
 	}
-	count := min(outside, max(sampleMinimum, outside*samplePPM/1_000_000))
+	count := min(outside, limit, max(sampleMinimum, outside*samplePPM/1_000_000))
 	sample := make([]staging.Range, 0, count)
 	skipped, next := int64(0), 0 // blocks of ranges before the current one
 	for i := range count {

@@ -139,6 +139,7 @@ type move struct {
 func (mv *move) run(ctx context.Context) (Sealed, error) {
 	m, sum, err := mv.sealed(ctx, staging.Hash{})
 	if err == nil {
+		mv.progress.sealed(m)
 		return Sealed{m, sum}, nil
 	}
 	if !errors.Is(err, staging.ErrNotFound) {

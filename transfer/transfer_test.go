@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -107,6 +108,27 @@ func TestTrackingThatLiesTurnsTheRunIntoAComparingPass(t *testing.T) {
 		t.Fatal(err)
 	}
 	if mode, reason := p.Mode(); mode != staging.Comparing || !strings.Contains(reason, "block 20") {
+		t.Errorf("the run is %s because %q", mode, reason)
+	}
+	g.land(d, store, sealed)
+}
+
+func TestASourceThatLiesAboutWhatIsAllocatedIsReadWhole(t *testing.T) {
+	g := newGuest(t, 64*staging.BlockSize, 12)
+	g.raw = true
+	g.writeAt(0, 40*staging.BlockSize, 0)
+	d := g.freeze()
+	honest := d.changed
+	d.changed = func(since hypervisor.ChangeID) ([]hypervisor.Extent, error) {
+		all, err := honest(since)
+		return all[:20], err
+	}
+	store, p := newStore(), new(Progress)
+	sealed, err := newMover(t, Config{}).Move(t.Context(), g.task(d, store, p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mode, reason := p.Mode(); mode != staging.Full || !strings.Contains(reason, "lied about what is allocated") {
 		t.Errorf("the run is %s because %q", mode, reason)
 	}
 	g.land(d, store, sealed)
@@ -339,7 +361,7 @@ func TestTheSampleIsSpreadOverWhatThePlanLeavesOut(t *testing.T) {
 	seen := map[int64]bool{}
 	for range 300 {
 		last := int64(-1)
-		sample := mv.pickSample(ranges)
+		sample := mv.pickSample(ranges, math.MaxInt64)
 		if len(sample) != sampleMinimum {
 			t.Fatalf("%d blocks in the sample", len(sample))
 		}
@@ -356,11 +378,11 @@ func TestTheSampleIsSpreadOverWhatThePlanLeavesOut(t *testing.T) {
 		t.Errorf("only %d of 8,980 blocks were ever drawn", len(seen))
 	}
 	mv.facts.Disk.Size = 1 << 40 // two million blocks: a thousandth is more than the minimum
-	if n := len(mv.pickSample(ranges)); n < 2000 {
+	if n := len(mv.pickSample(ranges, math.MaxInt64)); n < 2000 {
 		t.Errorf("%d blocks in the sample of a disk of 1 TiB", n)
 	}
 	mv.facts.Disk.Size = 1_500 * staging.BlockSize
-	if n := len(mv.pickSample([]staging.Range{{First: 0, Count: 1_490}})); n != 10 {
+	if n := len(mv.pickSample([]staging.Range{{First: 0, Count: 1_490}}, math.MaxInt64)); n != 10 {
 		t.Errorf("%d blocks in a sample of 10", n)
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 func simulateCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "simulate", Short: "Serve a stand-in for a platform that is not at hand"}
-	cmd.AddCommand(simulateVCenterCommand())
+	cmd.AddCommand(simulateVCenterCommand(), simulateS3Command())
 	return cmd
 }
 

@@ -89,7 +89,8 @@ func (l *Local) build(ctx context.Context, r replication.BuildRequest, progress 
 	if err := checkNames(r.Job, r.Run); err != nil {
 		return built, err
 	}
-	if place, record, err := l.existing(r); err != nil || record != nil {
+	place, record, err := l.existing(r)
+	if err != nil || record != nil {
 		return builtOf(place, record), err
 	}
 	disks, err := l.open(ctx, r)
@@ -101,7 +102,7 @@ func (l *Local) build(ctx context.Context, r replication.BuildRequest, progress 
 		return built, err
 	}
 	defer func() { err = errors.Join(err, attempt.close()) }()
-	record := &Record{
+	record = &Record{
 		Format: recordFormat, Version: recordVersion, Image: ID(r.Run), Job: r.Job, Run: r.Run,
 		Server: r.Server, ServerName: r.ServerName, Created: l.options.Now().UTC(),
 	}
@@ -116,20 +117,36 @@ func (l *Local) build(ctx context.Context, r replication.BuildRequest, progress 
 	if err := record.write(attempt.path); err != nil {
 		return built, err
 	}
-	err = l.shelf.publish(attempt, serverFolder(r), record.Image)
-	if errors.Is(err, errTaken) {
-		// Another attempt was faster; which of the two lands is the lease's matter.
-		place, other, err := l.existing(r)
-		if err == nil && other == nil {
-			err = errors.New("another attempt's image was in the way and is removed")
-		}
-		return builtOf(place, other), err
-	}
-	if err != nil {
+	if err := l.publish(attempt, r, record, &built); err != nil {
 		return built, err
 	}
 	meter.finish()
-	return builtOf(filepath.Join(l.shelf.dir, serverFolder(r), record.Image), record), nil
+	return built, nil
+}
+
+// publish puts the image on the shelf. Where another attempt was faster, its
+// image is taken; which of the two lands is the lease's matter. One that cannot
+// be used gives way only now that there is a better one.
+func (l *Local) publish(a *attemptFolder, r replication.BuildRequest, record *Record, built *replication.Built) error {
+	place, other, err := l.existing(r)
+	if err != nil {
+		return err
+	}
+	if other != nil {
+		*built = builtOf(place, other)
+		return nil
+	}
+	if place != "" {
+		if err := l.shelf.remove(place); err != nil {
+			return err
+		}
+	}
+	place, err = l.shelf.publish(a, serverFolder(r), record.Image)
+	if err != nil {
+		return err
+	}
+	*built = builtOf(place, record)
+	return nil
 }
 
 // serverFolder is the path element for a server.
@@ -142,8 +159,8 @@ func serverFolder(r replication.BuildRequest) string {
 	return "server"
 }
 
-// existing finds the image that an earlier attempt completed. One that is not
-// what was sealed, or not whole, is removed.
+// existing finds the image that an earlier attempt completed. Without a record
+// it is not what was sealed, or not whole.
 func (l *Local) existing(r replication.BuildRequest) (place string, record *Record, err error) {
 	place, err = l.shelf.find(ID(r.Run))
 	if err != nil || place == "" {
@@ -156,8 +173,8 @@ func (l *Local) existing(r replication.BuildRequest) (place string, record *Reco
 	if err == nil {
 		return place, record, nil
 	}
-	l.log.WithFields(logrus.Fields{"run": r.Run, "image": ID(r.Run)}).WithError(err).Warn("an earlier attempt's image cannot be used and is made again")
-	return "", nil, l.shelf.remove(place)
+	l.log.WithFields(logrus.Fields{"run": r.Run, "image": ID(r.Run)}).WithError(err).Warn("the image there is of this run cannot be used; it is made again")
+	return place, nil, nil
 }
 
 // fits errs unless the image is what the request asks for.

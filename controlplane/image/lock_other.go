@@ -2,10 +2,11 @@
 
 package image
 
-import "os"
+import (
+	"errors"
+	"os"
+)
 
-const canLock = false
-
-func tryLock(*os.File) (bool, error) { return true, nil }
+func tryLock(*os.File) (bool, error) { return false, errors.ErrUnsupported }
 
 func syncFolder(string) error { return nil }

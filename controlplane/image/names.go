@@ -19,21 +19,23 @@ const (
 func ID(run string) string { return imagePrefix + strings.TrimPrefix(run, runPrefix) }
 
 // folder makes one path element of a name that may hold anything: letters and
-// digits of any script, dots, underscores and hyphens stay.
+// digits of any script, dots, underscores and hyphens stay, and hyphens stand
+// for all else.
 func folder(name string) string {
 	var b strings.Builder
+	last := '-'
 	for _, r := range name {
-		switch {
-		case r == utf8.RuneError:
+		if r == utf8.RuneError || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("._-", r) {
 			r = '-'
-		case unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("._-", r):
-		default:
-			r = '-'
+		}
+		if r == '-' && last == '-' {
+			continue
 		}
 		if b.Len()+utf8.RuneLen(r) > 64 {
 			break
 		}
 		b.WriteRune(r)
+		last = r
 	}
 	return strings.Trim(b.String(), ".-")
 }
@@ -42,7 +44,7 @@ func folder(name string) string {
 // keeps two of the same name apart.
 func diskFile(position int, name, key string, taken map[string]bool) string {
 	file := fmt.Sprintf("%d.raw", position)
-	if clean := strings.ReplaceAll(folder(name), "--", "-"); clean != "" {
+	if clean := folder(name); clean != "" {
 		file = fmt.Sprintf("%d-%s.raw", position, clean)
 	}
 	if taken[strings.ToLower(file)] {

@@ -17,6 +17,11 @@ var (
 		Hint:  "Free space there, or keep fewer images; the run goes on from what is staged.",
 		Retry: true,
 	}
+	FileTooLarge = &problem.Kind{
+		Code:  "image-file-too-large",
+		Title: "the file system for images holds no file of this size",
+		Hint:  "Keep images on a file system that does, such as XFS or ZFS; ext4 ends at 16 TiB. Then start another run.",
+	}
 	Damaged = &problem.Kind{
 		Code:  "image-file-damaged",
 		Title: "the image file does not hold what was written to it",
@@ -47,10 +52,14 @@ func isDamage(err error) bool {
 	return errors.Is(err, staging.ErrNotFound) || errors.As(err, &format)
 }
 
-// asFull types the error of a file system that has no room for need more bytes in path.
+// asFull types the error of a file system that has no room for need more bytes
+// in path, or for a file that large.
 func asFull(err error, path string, need int64) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) {
+	switch {
+	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
 		return DiskFull.New(err, "write %s, which takes up to %d bytes more", path, need)
+	case errors.Is(err, syscall.EFBIG):
+		return FileTooLarge.New(err, "write %s", path)
 	}
 	return err
 }

@@ -68,8 +68,8 @@ func restore(ctx context.Context, store staging.Store, place staging.Place, out 
 	}
 	defer func() {
 		err = errors.Join(err, f.Close())
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
+		if gone := os.Remove(f.Name()); err != nil && !isGone(gone) {
+			err = errors.Join(err, gone)
 		}
 	}()
 	if err := c.fill(ctx, &rawFile{f, c.last.Disk.Size}, o); err != nil {

@@ -15,7 +15,8 @@ import (
 //	<dir>/.work/              what is being made, and what is being removed
 //
 // An image is made in .work and moved to its place as a whole; it is removed
-// by moving it back. What lies in .work and is locked by nobody is dead.
+// by moving it back. What lies in .work and is locked by nobody is dead; where
+// there are no locks it stays for somebody to remove.
 type shelf struct{ dir string }
 
 const workName = ".work"
@@ -45,6 +46,9 @@ func (s shelf) begin(run string, attempt int64) (*attemptFolder, error) {
 		}
 		a := &attemptFolder{path: path, lock: f}
 		held, err := tryLock(f)
+		if errors.Is(err, errors.ErrUnsupported) {
+			return a, nil
+		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), a.close())
 		}
@@ -60,9 +64,6 @@ func (s shelf) begin(run string, attempt int64) (*attemptFolder, error) {
 
 // sweep removes what nobody works on.
 func (s shelf) sweep() error {
-	if !canLock {
-		return nil
-	}
 	entries, err := os.ReadDir(s.work())
 	if err != nil {
 		return err
@@ -85,7 +86,11 @@ func removeDead(path string) error {
 		return err
 	}
 	defer f.Close()
-	if dead, err := tryLock(f); err != nil || !dead {
+	dead, err := tryLock(f)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil // nobody can tell; it stays
+	}
+	if err != nil || !dead {
 		return err
 	}
 	return os.RemoveAll(path)
@@ -102,28 +107,23 @@ func (a *attemptFolder) close() error {
 	return errors.Join(os.RemoveAll(a.path), a.lock.Close())
 }
 
-var errTaken = errors.New("an image is there already")
-
-// publish moves a complete image to its place. errTaken when there is one.
-func (s shelf) publish(a *attemptFolder, server, id string) error {
-	place := filepath.Join(s.dir, server, id)
+// publish moves a complete image to its place, which must be free.
+func (s shelf) publish(a *attemptFolder, server, id string) (place string, err error) {
+	place = filepath.Join(s.dir, server, id)
 	if err := os.MkdirAll(filepath.Dir(place), folderMode); err != nil {
-		return err
+		return "", err
 	}
 	if err := syncFolder(s.dir); err != nil {
-		return err
+		return "", err
 	}
-	// The mode that temporary folders have lets no hypervisor read.
+	// The mode of temporary folders lets no hypervisor in.
 	if err := os.Chmod(a.path, folderMode); err != nil {
-		return err
+		return "", err
 	}
 	if err := os.Rename(a.path, place); err != nil {
-		if _, there := os.Lstat(place); there == nil {
-			return errTaken
-		}
-		return err
+		return "", err
 	}
-	return errors.Join(syncFolder(filepath.Dir(place)), syncFolder(s.work()))
+	return place, errors.Join(syncFolder(filepath.Dir(place)), syncFolder(s.work()))
 }
 
 // find returns an image's folder, wherever it stands; empty if there is none.

@@ -256,3 +256,27 @@ func TestProgressNeverGoesBackAndCountersAddUpOverEpochs(t *testing.T) {
 		t.Errorf("run: %+v", r)
 	}
 }
+
+func TestRunThatGetsOnHasItsBudgetsBack(t *testing.T) {
+	b := newBench(t, replication.Limits{Attempts: 2, Expiries: 2})
+	ctx := t.Context()
+	connector, _ := b.one(replication.NewJob{})
+	for percent := range int64(5) {
+		a := b.claim(connector)
+		_, err := b.Renew(ctx, a.Lease, replication.Progress{Uploading: true, Disks: []replication.DiskProgress{
+			{RunDisk: replication.RunDisk{ID: "d1", Planned: 100}, Done: percent},
+		}})
+		b.ok(err)
+		if percent%2 == 0 {
+			b.ok(b.Fail(ctx, a.Lease, replication.Failure{Message: "the line broke", Retry: true}))
+		}
+		b.pass(time.Hour) // the lease ends, or the pause
+	}
+	// Without getting on, the next failure is the last.
+	a := b.claim(connector)
+	b.ok(b.Fail(ctx, a.Lease, replication.Failure{Message: "the line broke", Retry: true}))
+	b.purge()
+	if r := b.run(a.Run); r.State != replication.RunFailed {
+		t.Errorf("run: %+v", r)
+	}
+}

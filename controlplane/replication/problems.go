@@ -71,6 +71,6 @@ var (
 	BuildRefused = &problem.Kind{
 		Code:  "run-build-refused",
 		Title: "what was built is not what was sealed",
-		Hint:  "The run ends; report this with a support bundle: the builder is at fault.",
+		Hint:  "The run ends and the job's next one begins anew. Staging or the builder is at fault: look at what 'skylift verify' says of the run, and report it with a support bundle.",
 	}
 )

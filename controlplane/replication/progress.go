@@ -99,16 +99,17 @@ func (r *Row) count(d RunDisk) {
 	r.Disks = append(r.Disks, d)
 }
 
-// advance moves stage and percent on; neither goes back.
+// advance moves stage and percent on; neither goes back. A run that gets on
+// has its budgets back: a transfer of weeks outlives more than a few bad nights.
+// That ends, because percents do.
 func (r *Row) advance(stage string, percent int) {
+	percent = min(percent, 100)
 	is, to := slices.Index(stages, r.Stage), slices.Index(stages, stage)
-	switch {
-	case to > is:
-		r.Stage, r.Progress = stage, percent
-	case to == is:
-		r.Progress = max(r.Progress, min(percent, 100))
+	if to < is || to == is && percent <= r.Progress {
+		return
 	}
-	if r.Stage == StageCompleted {
+	r.Stage, r.Progress, r.Attempts, r.Expiries = stage, percent, 0, 0
+	if stage == StageCompleted {
 		r.Progress = 100
 	}
 }

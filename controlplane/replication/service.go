@@ -18,10 +18,11 @@ type Catalog interface {
 type Limits struct {
 	// Lease is how long a lease lasts from each renewal. Default 1 minute.
 	Lease time.Duration
-	// Attempts is how many attempts of a run may fail in one phase. Default 5.
+	// Attempts is how many attempts of a run may fail in one phase without
+	// its percent getting on. Default 5.
 	Attempts int
-	// Expiries is how many leases may end in one phase without being given
-	// back: holders that die. Default 10.
+	// Expiries is how many leases may end likewise without being given back:
+	// holders that die. Default 10.
 	Expiries int
 	// Backoff is the pause after a first failed attempt; it doubles with
 	// each further one up to 15 minutes. Default 30 seconds.

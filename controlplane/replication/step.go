@@ -119,6 +119,9 @@ func (s *Service) claimRun(ctx context.Context, tx Tx, owner string) (Step, bool
 		}
 		if row.Phase == Building {
 			step.Kind = BuildStep
+			if row.Attempts > 0 {
+				row.Message = "" // it spoke of the attempt that failed
+			}
 			step.Build, err = buildRequest(ctx, tx, row)
 		} else {
 			err = planPurge(ctx, tx, row, &step)
@@ -229,9 +232,6 @@ func (s *Service) Land(ctx context.Context, l Lease, b Built) error {
 		}
 		row.Image, j.LatestImage = b.Image, b.Image
 		row.advance(StageConverting, 100)
-		if row.Attempts > 0 {
-			row.Message = "" // it spoke of an attempt that failed
-		}
 		row.enter(Purging, tx.Now())
 		row.release(tx.Now())
 		if err := tx.SaveJob(ctx, j); err != nil {

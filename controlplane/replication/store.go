@@ -89,8 +89,8 @@ type Row struct {
 	Hold
 	// Slot is the holder's place among the runs it works on at once; -1 for none.
 	Slot int
-	// Attempts and Expiries count, in this phase, attempts that failed and
-	// leases that ended without being given back.
+	// Attempts and Expiries count attempts that failed and leases that ended
+	// without being given back, in this phase and since the percent last got on.
 	Attempts, Expiries int
 	Snapshot           *Snapshot
 	Seal               []SealedDisk

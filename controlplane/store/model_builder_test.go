@@ -113,11 +113,16 @@ func (e *explorer) assemble(w world, step replication.Step, b modelBuild) (strin
 	base := step.Build.Disks[b.disk].BaseImage
 	units := make([]string, e.shape.segments)
 	for n := range units {
+		units[n] = strconv.Itoa(unitIn(base, n))
 		value := unitIn(content, n)
-		if value != unitIn(base, n) && w.staging[segKey(step.Run, b.disk, n)] != segObject(plan, value) {
+		if value == unitIn(base, n) {
+			continue
+		}
+		object := w.staging[segKey(step.Run, b.disk, n)]
+		if !segIsOf(object, plan) || segValue(object) != strconv.Itoa(value) {
 			return "", false
 		}
-		units[n] = strconv.Itoa(value)
+		units[n] = segValue(object)
 	}
 	return strings.Join(units, ","), true
 }

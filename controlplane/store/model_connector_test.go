@@ -178,6 +178,14 @@ func (e *explorer) claim(w world, i int) []world {
 	for _, b := range a.Bases {
 		d := slices.Index([]string{diskName(0), diskName(1)}, b.Disk)
 		c.bases[d], c.digests[d] = b.Run, e.contentOf(b.Digest)
+		_, hasMap := w.staging[mapKey(b.Run, d, c.digests[d])]
+		manifest := w.staging[manifestKey(b.Run, d)]
+		sound := hasMap && string(modelHash(manifest)) == string(b.ManifestSHA256)
+		e.check(sound || a.Sealed || !e.shape.conditional,
+			"run %s is to start from run %s, whose state is gone or not what was sealed", a.Run, b.Run)
+		if !sound { // written over by a zombie: the disk is transferred in full
+			c.bases[d], c.digests[d] = "", ""
+		}
 	}
 	if a.Sealed {
 		c.snap = c.recorded
@@ -219,10 +227,6 @@ func (e *explorer) segment(w world, c modelConn) (world, modelConn) {
 		return w, c
 	}
 	return w, e.eachDisk(c, "plan", "verify")
-}
-
-func segIsOf(object, plan string) bool {
-	return len(object) > len(plan) && object[:len(plan)+1] == plan+":"
 }
 
 // baseUnit is the value of the connector's present segment in its base; zero without one.

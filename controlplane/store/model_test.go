@@ -21,7 +21,6 @@ type explorer struct {
 	steps    []replication.Step
 	contents map[string]string // digest → content
 	landings int
-	path     []string
 	broken   bool
 }
 
@@ -38,13 +37,15 @@ func TestRunsLandTheFrozenStateOfTheirSnapshotOrFailInEveryOrderOfEvents(t *test
 		budget budget
 	}{
 		{"one disk of two segments", shape{disks: 1, segments: 2, conditional: true}, budget{expiries: 2, losses: 1}},
-		{"two disks", shape{disks: 2, segments: 1, conditional: true}, budget{expiries: 2, crashes: 0, losses: 1}},
-		{"a store without conditional writes", shape{disks: 1, segments: 2}, budget{expiries: 2, crashes: 0, losses: 1}},
+		{"two disks", shape{disks: 2, segments: 1, conditional: true}, budget{expiries: 2}},
+		{"a store without conditional writes", shape{disks: 1, segments: 2}, budget{expiries: 2}},
 		{"connectors that record their snapshot late", shape{disks: 1, segments: 2, late: true}, budget{expiries: 1, crashes: 1}},
-		{"a connector restarted while its old process goes on", shape{disks: 1, segments: 2, conditional: true, restarted: true}, budget{expiries: 2, losses: 1}},
-		{"a second run on the first one's base", shape{disks: 1, segments: 2, conditional: true}, budget{expiries: 1, crashes: 0, losses: 1, runs: 1}},
+		{"a connector restarted while its old process goes on", shape{disks: 1, segments: 2, conditional: true, restarted: true}, budget{expiries: 2}},
+		{"a second run on a store without conditional writes", shape{disks: 1, segments: 2}, budget{expiries: 1, runs: 1}},
+		{"a second run on the first one's base", shape{disks: 1, segments: 2, conditional: true}, budget{expiries: 1, runs: 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			e := newExplorer(t, c.shape)
 			e.explore(c.budget)
 		})
@@ -157,10 +158,14 @@ func (e *explorer) story(nodes []node, i int, last string) {
 	}
 }
 
-// events returns everything that can happen next.
+// events returns everything that can happen next. Of two actors that are idle
+// only the first one acts: what the second would do is the same but for its name.
 func (e *explorer) events(w world) map[string][]world {
 	events := map[string][]world{}
 	for i, c := range w.conns {
+		if i == 1 && c.pc == "" && w.conns[0].pc == "" {
+			continue
+		}
 		events[fmt.Sprintf("connector %d: %s of epoch %d", i, c.pc, c.epoch)] = e.connector(w, i)
 		if c.pc != "" && w.crashes > 0 {
 			dead := w
@@ -170,6 +175,9 @@ func (e *explorer) events(w world) map[string][]world {
 		}
 	}
 	for i, b := range w.builds {
+		if i == 1 && b.pc == "" && w.builds[0].pc == "" {
+			continue
+		}
 		events[fmt.Sprintf("reconciler %d: %s", i, b.pc)] = e.builder(w, i)
 		if b.pc != "" && w.crashes > 0 {
 			dead := w
@@ -262,9 +270,9 @@ func (e *explorer) drain(w world, calm map[[2]uint64]bool) {
 			e.check(len(w.source) == 0, "run %s is %s and its snapshots %v stay", row.ID, row.Phase, w.source)
 			break
 		}
-		w = e.connector(w, 1)[0]
-		if w.conns[1].pc == "" {
-			w = e.builder(w, 1)[0]
+		w = e.connector(w, 0)[0]
+		if w.conns[0].pc == "" {
+			w = e.builder(w, 0)[0]
 		}
 	}
 	row := e.db.states[w.db].row

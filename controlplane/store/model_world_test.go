@@ -128,6 +128,10 @@ func planObject(snapshot, base string) string { return fmt.Sprintf("plan(%s from
 
 func segObject(plan string, value int) string { return fmt.Sprintf("%s:%d", plan, value) }
 
+func segIsOf(object, plan string) bool { return strings.HasPrefix(object, plan+":") }
+
+func segValue(object string) string { return object[strings.LastIndex(object, ":")+1:] }
+
 func manifestObject(plan, content string, epoch int64) string {
 	return fmt.Sprintf("%s|%s|%d", plan, content, epoch)
 }

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -63,6 +64,9 @@ func Open(ctx context.Context, path string, options ...Option) (*DB, error) {
 	if err != nil {
 		return nil, Unusable.New(err, "open %s", path)
 	}
+	if err := private(abs); err != nil {
+		return nil, Unusable.New(err, "open %s", path)
+	}
 	dsn := url.URL{Scheme: "file", Path: abs, RawQuery: url.Values{
 		"_txlock": {"immediate"}, // a transaction never finds out late that it cannot write
 		"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)"},
@@ -79,6 +83,16 @@ func Open(ctx context.Context, path string, options ...Option) (*DB, error) {
 		return nil, errors.Join(err, db.sql.Close())
 	}
 	return db, nil
+}
+
+// private makes the file, if there is none, readable by its owner only;
+// SQLite gives its journals the same mode.
+func private(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // Close closes the database.

@@ -4,11 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
+	"skylift/controlplane/catalog"
 	"skylift/controlplane/replication"
 	"skylift/internal/problem"
 )
@@ -53,6 +55,42 @@ func TestDatabaseOfANewerVersionIsRefusedOnlyWhenItSaysSo(t *testing.T) {
 	exec(`UPDATE schema_minimum SET version = 2`)
 	if _, err := Open(t.Context(), path); !problem.Has(err, TooNew) {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestDatabaseIsReadableByItsOwnerOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "skylift.db")
+	db := open(t, path)
+	seed(t, db, "j1", "r1")
+	for _, file := range []string{path, path + "-wal", path + "-shm"} {
+		info, err := os.Stat(file)
+		must(t, err)
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %04o", filepath.Base(file), info.Mode().Perm())
+		}
+	}
+}
+
+// What is stored as JSON is read by later versions: a changed name loses data.
+func TestStoredJSONStaysAsItIs(t *testing.T) {
+	for name, c := range map[string]struct {
+		value any
+		want  string
+	}{
+		"disk of a run": {replication.RunDisk{ID: "d", Digest: []byte{1}}, `{"ID":"d","Name":"","Kind":"","Reason":"","Transport":"","TransportWhy":"",` +
+			`"Size":0,"Planned":0,"Read":0,"Changed":0,"Sent":0,"Stored":0,"Resumed":0,"Digest":"AQ==","Image":""}`},
+		"disk of a server":   {catalog.Disk{ID: "d"}, `{"ID":"d","Name":"","Size":0,"Skip":""}`},
+		"network card":       {catalog.NIC{MAC: "m"}, `{"Name":"","MAC":"m","Network":""}`},
+		"settings of a job":  {jobSettings{Seed: 1}, `{"seed":1,"frequency_ms":0,"quiesce":""}`},
+		"sealed disk":        {sealedDisk{Disk: "d", Manifest: []byte{1}}, `{"disk":"d","key":"","position":0,"size":0,"manifest":"AQ==","digest":null}`},
+		"disk of an image":   {imageDisk{Disk: "d"}, `{"disk":"d","key":"","manifest":null,"image":""}`},
+		"snapshot of a run":  {snapshot{ID: "s"}, `{"server":"","run":"","id":"s","created":0}`},
+		"details of a run":   {runDetail{Stage: "s"}, `{"stage":"s","progress":0,"scheduled":0}`},
+		"details of servers": {serverDetail{Path: "p"}, `{"path":"p"}`},
+	} {
+		if got, err := encode(c.value); got != c.want || err != nil {
+			t.Errorf("%s: got %s, want %s, error %v", name, got, c.want, err)
+		}
 	}
 }
 

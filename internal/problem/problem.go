@@ -7,6 +7,7 @@ package problem
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Kind is one entry of the error catalog. Kinds are declared once, as
@@ -78,5 +79,5 @@ func Describe(err error) string {
 	if k == nil {
 		return err.Error()
 	}
-	return fmt.Sprintf("%s. %s [%s]", err, k.Hint, k.Code)
+	return fmt.Sprintf("%s. %s. [%s]", err, strings.TrimSuffix(k.Hint, "."), k.Code)
 }

@@ -14,7 +14,7 @@ var (
 
 func TestAProblemTellsWhatWhyAndWhatNext(t *testing.T) {
 	err := fmt.Errorf("run r-1: %w", full.New(io.ErrShortWrite, "write image of %s", "web-01"))
-	want := "run r-1: write image of web-01: the disk is full: short write. Free some space [disk-full]"
+	want := "run r-1: write image of web-01: the disk is full: short write. Free some space. [disk-full]"
 	if got := Describe(err); got != want {
 		t.Errorf("Describe:\n got %s\nwant %s", got, want)
 	}

@@ -62,7 +62,7 @@ func Run(ctx context.Context, c config.Connector, version string) (err error) {
 	ip, mac := address(c.ControlPlane.URL)
 	daemon, err := connector.New(connector.Config{
 		Identity: id, URL: c.ControlPlane.URL, HTTP: client, Sources: sources, Mover: mover, Staging: staging.open,
-		Version: version, Slots: c.Slots, ReportEvery: c.ReportEvery, IPAddress: ip, MACAddress: mac, Log: log,
+		Version: version, Slots: c.Slots, ReportEvery: c.ReportEvery, SweepEvery: c.SweepEvery, IPAddress: ip, MACAddress: mac, Log: log,
 	})
 	if err != nil {
 		return err

@@ -2,23 +2,29 @@ package connectord
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/sirupsen/logrus"
 
 	"skylift/config"
+	"skylift/connector"
 	"skylift/internal/dial"
-	linkv1 "skylift/link/linkv1"
+	"skylift/internal/problem"
 	"skylift/staging"
 	"skylift/staging/bucket"
 )
+
+// NoCredentials says that there is nothing to open staging with.
+var NoCredentials = &problem.Kind{
+	Code:  "staging-no-credentials",
+	Title: "neither the control plane nor this machine has credentials for staging",
+	Hint:  "Set staging.share-credentials at the control plane, or staging.own-credentials here",
+}
 
 // stagingOpener opens the staging that commands name. Transports are shared by
 // all runs of the same staging.
@@ -43,8 +49,8 @@ func newStagingOpener(c config.Connector, proxy dial.Proxy, log logrus.FieldLogg
 	return o, nil
 }
 
-func (o *stagingOpener) open(ctx context.Context, place *linkv1.Staging, credentials func() *linkv1.Credentials) (staging.Store, error) {
-	client, err := o.client(place.CaPem)
+func (o *stagingOpener) open(ctx context.Context, place connector.StagingPlace, credentials func() (connector.Credentials, bool)) (staging.Store, error) {
+	client, err := o.client(place.CAPEM)
 	if err != nil {
 		return nil, err
 	}
@@ -79,20 +85,19 @@ func (o *stagingOpener) client(roots string) (*http.Client, error) {
 }
 
 // credentials are the newest that the control plane sent, or the machine's own.
-func (o *stagingOpener) credentials(ctx context.Context, region string, sent func() *linkv1.Credentials) (aws.CredentialsProvider, error) {
+func (o *stagingOpener) credentials(ctx context.Context, region string, sent func() (connector.Credentials, bool)) (aws.CredentialsProvider, error) {
 	if o.settings.Staging.OwnCredentials {
 		own, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithRegion(region))
 		return own.Credentials, err
 	}
 	return aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-		c := sent()
-		if c == nil {
-			return aws.Credentials{}, errors.New("the control plane sent no credentials for staging; let it share some, or set staging.own-credentials here")
+		c, ok := sent()
+		if !ok {
+			return aws.Credentials{}, NoCredentials.New(nil, "open staging")
 		}
-		out := aws.Credentials{AccessKeyID: c.AccessKeyId, SecretAccessKey: c.SecretAccessKey, SessionToken: c.SessionToken, Source: "control plane"}
-		if c.Expires != 0 {
-			out.CanExpire, out.Expires = true, time.UnixMilli(c.Expires)
-		}
-		return out, nil
+		return aws.Credentials{
+			AccessKeyID: c.AccessKeyID, SecretAccessKey: c.SecretKey.Reveal(), SessionToken: c.SessionToken.Reveal(),
+			CanExpire: !c.Expires.IsZero(), Expires: c.Expires, Source: "control plane",
+		}, nil
 	}), nil
 }

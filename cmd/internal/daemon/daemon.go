@@ -34,10 +34,28 @@ func Main(cmd *cobra.Command) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
+	refuseUnknown(cmd)
+	understood := false
+	cmd.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	err := cmd.ExecuteContext(ctx)
 	if err == nil {
 		return 0
 	}
 	fmt.Fprintln(os.Stderr, "error:", problem.Describe(err))
+	if !understood {
+		return ExitUsage
+	}
 	return exitCode(err)
+}
+
+// refuseUnknown has commands that only group others refuse what they don't
+// know; by itself the library shows their help and calls it a success.
+func refuseUnknown(cmd *cobra.Command) {
+	if cmd.HasSubCommands() && !cmd.Runnable() {
+		cmd.Args = cobra.NoArgs
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
+	for _, sub := range cmd.Commands() {
+		refuseUnknown(sub)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"skylift/controlplane/api/sms"
+	"skylift/internal/simulator/vcenter"
 	"skylift/staging"
 )
 
@@ -66,21 +67,12 @@ func (t *tour) check(s *serverTry, run sms.ReplicationRun, took time.Duration) (
 		r.Problem = "the run's snapshot was never seen"
 		return r, nil
 	}
-	if len(run.Disks) != len(held.Disks) {
-		r.Problem = fmt.Sprintf("%d disks arrived of %d", len(run.Disks), len(held.Disks))
-		return r, nil
+	var err error
+	if r.Problem, r.BytesWritten, err = compareDisks(run, held, before); err != nil {
+		return r, fmt.Errorf("check the image of %s: %w", s.name, err)
 	}
-	for _, frozen := range held.Disks {
-		image := imageOf(run, frozen.UUID)
-		problem, changed, err := compare(frozen.ReaderAt, frozen.Size, image, earlier(before, frozen.UUID))
-		if err != nil {
-			return r, fmt.Errorf("check the image of %s: %w", s.name, err)
-		}
-		r.BytesWritten += changed
-		if problem != "" {
-			r.Problem = problem
-			return r, nil
-		}
+	if r.Problem != "" {
+		return r, nil
 	}
 	if before != nil && float64(r.BytesSent) > sentLimit*float64(r.BytesWritten) {
 		r.Problem = fmt.Sprintf("%d bytes were sent for %d that the guest changed", r.BytesSent, r.BytesWritten)
@@ -88,6 +80,22 @@ func (t *tour) check(s *serverTry, run sms.ReplicationRun, took time.Duration) (
 	}
 	r.Verified = "source"
 	return r, nil
+}
+
+// compareDisks compares every disk that the snapshot held with its image, and
+// counts the bytes of blocks that differ from the snapshot before, if there is one.
+func compareDisks(run sms.ReplicationRun, held, before *vcenter.SnapshotEvent) (problem string, changed int64, err error) {
+	if len(run.Disks) != len(held.Disks) {
+		return fmt.Sprintf("%d disks arrived of %d", len(run.Disks), len(held.Disks)), 0, nil
+	}
+	for _, frozen := range held.Disks {
+		problem, n, err := compare(frozen.ReaderAt, frozen.Size, imageOf(run, frozen.UUID), earlier(before, frozen.UUID))
+		changed += n
+		if problem != "" || err != nil {
+			return problem, changed, err
+		}
+	}
+	return "", changed, nil
 }
 
 func imageOf(run sms.ReplicationRun, disk string) string {

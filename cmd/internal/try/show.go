@@ -27,13 +27,14 @@ type Summary struct {
 // ServerSummary is one server with its runs, oldest first.
 type ServerSummary struct {
 	Name string      `json:"name"`
+	Job  string      `json:"job"`
 	Runs []RunResult `json:"runs"`
 }
 
 func (t *tour) summary(took time.Duration, leaks []string) Summary {
 	s := Summary{OK: len(leaks) == 0, Seconds: took.Seconds(), Problems: leaks}
 	for _, server := range t.servers {
-		s.Servers = append(s.Servers, ServerSummary{server.name, server.runs})
+		s.Servers = append(s.Servers, ServerSummary{server.name, server.job, server.runs})
 		for _, r := range server.runs {
 			if r.Verified == "" {
 				s.OK = false

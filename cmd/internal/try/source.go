@@ -1,6 +1,7 @@
 package try
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"skylift/internal/simulator/vcenter"
 )
@@ -37,15 +37,21 @@ func openSource(o Options, dir string, show *show) (*source, error) {
 	if err != nil {
 		return nil, err
 	}
+	return simulate(vcenter.Config{Servers: servers}, dir)
+}
+
+// simulate starts a vCenter whose snapshots are witnessed.
+func simulate(c vcenter.Config, dir string) (*source, error) {
 	w := &witness{events: map[string]*vcenter.SnapshotEvent{}}
-	sim, err := vcenter.Start(vcenter.Config{Servers: servers, OnSnapshot: w.see})
+	c.OnSnapshot = w.see
+	sim, err := vcenter.Start(c)
 	if err != nil {
 		return nil, fmt.Errorf("start the simulated vCenter: %w", err)
 	}
 	s := &source{sim: sim, seen: w, vcenter: VCenter{
 		URL: sim.URL.String(), User: sim.User, CAFile: filepath.Join(dir, "vcenter.crt"), PasswordFile: filepath.Join(dir, "vcenter.password"),
 	}}
-	for _, spec := range servers {
+	for _, spec := range c.Servers {
 		s.vcenter.Servers = append(s.vcenter.Servers, spec.Name)
 	}
 	if err := errors.Join(os.WriteFile(s.vcenter.CAFile, sim.CertificatePEM, 0o600),
@@ -207,18 +213,20 @@ const (
 	guestPiece  = 96 << 10
 )
 
-// write lets every guest write here and there.
-func (s *source) write() error {
+// write lets every guest write here and there, as the seed has it.
+func (s *source) write(seed uint64) error {
 	if s.sim == nil {
 		return nil
 	}
-	seed := rand.NewChaCha8([32]byte{'g', 'u', 'e', 's', 't', byte(time.Now().UnixNano())})
-	rng := rand.New(seed)
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
+	bytes := rand.NewChaCha8(key)
+	rng := rand.New(bytes)
 	piece := make([]byte, guestPiece)
 	for _, name := range s.names() {
 		for _, d := range s.sim.VM(name).Disks() {
 			for i := range guestWrites {
-				_, _ = seed.Read(piece)
+				_, _ = bytes.Read(piece)
 				if i%8 == 0 {
 					clear(piece)
 				}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -29,9 +30,15 @@ type stack struct {
 	options Options
 	dir     string
 	logs    string
-	show    *show
+	address string // of the control plane
+	// planeSettings and connSettings are the daemons' settings; what is in
+	// them before set-up stays.
+	planeSettings, connSettings map[string]any
+
 	s3      *s3.Server
+	bucket  Bucket
 	env     []string // of the control plane: credentials for staging
+	key     controlplaned.CreatedKey
 	plane   *process
 	conn    *process
 	api     *smsclient.Client
@@ -48,29 +55,40 @@ type process struct {
 
 const stopWithin = 20 * time.Second
 
-func startStack(ctx context.Context, o Options, dir string, v VCenter, show *show) (s *stack, err error) {
-	s = &stack{options: o, dir: dir, logs: filepath.Join(dir, "logs"), show: show}
+// newStack makes a stack whose daemons notice quickly that one of them is gone.
+func newStack(o Options, dir string) *stack {
+	return &stack{options: o, dir: dir, logs: filepath.Join(dir, "logs"),
+		planeSettings: map[string]any{"lease": "10s", "backoff": "1s"},
+		connSettings:  map[string]any{"report-every": "500ms"},
+	}
+}
+
+// start sets everything up and starts the daemons; when it fails, none is left.
+func (s *stack) start(ctx context.Context, v VCenter) (err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop())
 		}
 	}()
 	if err := os.MkdirAll(s.logs, 0o700); err != nil {
-		return s, err
+		return err
 	}
-	bucket, err := s.openBucket(ctx)
-	if err != nil {
-		return s, err
+	if s.bucket, err = s.openBucket(ctx); err != nil {
+		return err
 	}
-	show.stage("The control plane and the connector start")
-	address, err := freeAddress()
-	if err != nil {
-		return s, err
+	if s.address, err = freeAddress(); err != nil {
+		return err
 	}
-	if err := s.startControlPlane(ctx, address, bucket); err != nil {
-		return s, err
+	if err := s.setUpControlPlane(ctx); err != nil {
+		return err
 	}
-	return s, s.startConnector(ctx, address, v)
+	if err := s.startControlPlane(ctx); err != nil {
+		return err
+	}
+	if err := s.setUpConnector(v); err != nil {
+		return err
+	}
+	return s.startConnector()
 }
 
 // openBucket starts the S3 server, or takes the user's bucket.
@@ -88,19 +106,19 @@ func (s *stack) openBucket(ctx context.Context) (Bucket, error) {
 	return b, os.WriteFile(b.CAFile, server.CAPEM, 0o600)
 }
 
-func (s *stack) startControlPlane(ctx context.Context, address string, b Bucket) error {
-	dir := filepath.Join(s.dir, "controlplane")
-	settings := filepath.Join(s.dir, "controlplane.yaml")
-	err := writeYAML(settings, map[string]any{
-		"dir": dir, "sealing-key-file": filepath.Join(s.dir, "sealing.key"), "listen": address, "lease": "10s", "backoff": "1s",
+// setUpControlPlane writes its settings and makes the keys for its users.
+func (s *stack) setUpControlPlane(ctx context.Context) error {
+	b := s.bucket
+	maps.Copy(s.planeSettings, map[string]any{
+		"dir": filepath.Join(s.dir, "controlplane"), "sealing-key-file": filepath.Join(s.dir, "sealing.key"), "listen": s.address,
 		"staging": map[string]any{"bucket": b.Name, "prefix": b.Prefix, "region": b.Region, "endpoint": b.Endpoint,
 			"path-style": b.PathStyle, "ca-file": b.CAFile, "share-credentials": true},
 		"target": map[string]any{"local": filepath.Join(s.dir, "images")},
 	})
-	if err != nil {
+	if err := writeYAML(s.settingsFile("controlplane"), s.planeSettings); err != nil {
 		return err
 	}
-	key, err := s.controlPlane(ctx, settings, "access-key", "create", "--role", "admin")
+	key, err := s.controlPlane(ctx, "access-key", "create", "--role", "admin")
 	if err != nil {
 		return err
 	}
@@ -108,25 +126,31 @@ func (s *stack) startControlPlane(ctx context.Context, address string, b Bucket)
 	if err := json.Unmarshal(key, &created); err != nil {
 		return fmt.Errorf("read the new access key: %w", err)
 	}
-	code, err := s.controlPlane(ctx, settings, "activation-code")
+	code, err := s.controlPlane(ctx, "activation-code")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(s.codeFile(), code, 0o600); err != nil {
+	s.key = created
+	return os.WriteFile(s.codeFile(), code, 0o600)
+}
+
+// startControlPlane starts the daemon and returns when it answers.
+func (s *stack) startControlPlane(ctx context.Context) (err error) {
+	s.plane, err = s.execute("controlplane", s.env, append(s.options.AsControlPlane, "serve", "--config", s.settingsFile("controlplane"))...)
+	if err != nil {
 		return err
 	}
-	if s.plane, err = s.start("controlplane", s.env, append(s.options.AsControlPlane, "serve", "--config", settings)...); err != nil {
-		return err
-	}
-	client, err := s.ready(ctx, address)
+	client, err := s.ready(ctx)
 	if err != nil {
 		return err
 	}
 	s.api, err = smsclient.New(smsclient.Config{
-		Endpoint: "https://" + address, Region: b.Region, AccessKeyID: created.AccessKeyID, Secret: secret.New(created.SecretAccessKey), HTTP: client,
+		Endpoint: "https://" + s.address, Region: s.bucket.Region, AccessKeyID: s.key.AccessKeyID, Secret: secret.New(s.key.SecretAccessKey), HTTP: client,
 	})
 	return err
 }
+
+func (s *stack) settingsFile(daemon string) string { return filepath.Join(s.dir, daemon+".yaml") }
 
 func (s *stack) codeFile() string { return filepath.Join(s.dir, "activation.code") }
 
@@ -135,8 +159,8 @@ func (s *stack) certificate() string {
 }
 
 // controlPlane runs a command of the control plane and returns what it prints.
-func (s *stack) controlPlane(ctx context.Context, settings string, args ...string) ([]byte, error) {
-	args = append(append([]string{}, s.options.AsControlPlane...), append(args, "--config", settings)...)
+func (s *stack) controlPlane(ctx context.Context, args ...string) ([]byte, error) {
+	args = append(append([]string{}, s.options.AsControlPlane...), append(args, "--config", s.settingsFile("controlplane"))...)
 	cmd := exec.CommandContext(ctx, s.options.Executable, args...)
 	cmd.Env = append(os.Environ(), s.env...)
 	var stderr bytes.Buffer
@@ -149,13 +173,13 @@ func (s *stack) controlPlane(ctx context.Context, settings string, args ...strin
 }
 
 // ready waits until the control plane answers, and returns a client for it.
-func (s *stack) ready(ctx context.Context, address string) (*http.Client, error) {
+func (s *stack) ready(ctx context.Context) (*http.Client, error) {
 	deadline := time.Now().Add(time.Minute)
 	for {
 		client, err := s.client()
 		if err == nil {
 			var r *http.Response
-			if r, err = client.Get("https://" + address + "/healthz"); err == nil {
+			if r, err = client.Get("https://" + s.address + "/healthz"); err == nil {
 				return client, r.Body.Close()
 			}
 		}
@@ -184,23 +208,23 @@ func (s *stack) client() (*http.Client, error) {
 	return t.Client(), nil
 }
 
-func (s *stack) startConnector(ctx context.Context, address string, v VCenter) (err error) {
-	settings := filepath.Join(s.dir, "connector.yaml")
-	err = writeYAML(settings, map[string]any{
-		"dir": filepath.Join(s.dir, "connector"), "name": "try", "activation-code-file": s.codeFile(), "report-every": "500ms",
-		"control-plane": map[string]any{"url": "https://" + address, "ca-file": s.certificate()},
+func (s *stack) setUpConnector(v VCenter) error {
+	maps.Copy(s.connSettings, map[string]any{
+		"dir": filepath.Join(s.dir, "connector"), "name": "try", "activation-code-file": s.codeFile(),
+		"control-plane": map[string]any{"url": "https://" + s.address, "ca-file": s.certificate()},
 		"vsphere": []map[string]any{{"url": v.URL, "user": v.User, "password-file": v.PasswordFile,
 			"ca-file": v.CAFile, "fingerprint": v.Fingerprint}},
 	})
-	if err != nil {
-		return err
-	}
-	s.conn, err = s.start("connector", nil, append(s.options.AsConn, "--config", settings)...)
+	return writeYAML(s.settingsFile("connector"), s.connSettings)
+}
+
+func (s *stack) startConnector() (err error) {
+	s.conn, err = s.execute("connector", nil, append(s.options.AsConn, "--config", s.settingsFile("connector"))...)
 	return err
 }
 
-// start runs this binary as a daemon that logs into a file.
-func (s *stack) start(name string, env []string, args ...string) (*process, error) {
+// execute runs a daemon that logs into a file.
+func (s *stack) execute(name string, env []string, args ...string) (*process, error) {
 	log, err := os.OpenFile(filepath.Join(s.logs, name+".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err

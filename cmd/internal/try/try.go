@@ -50,8 +50,8 @@ type Bucket struct {
 	PathStyle                              bool
 }
 
-// Failed says that the try ran and showed that something is wrong.
-var Failed = errors.New("not everything arrived as it should")
+// ErrFailed says that the try ran and showed that something is wrong.
+var ErrFailed = errors.New("not everything arrived as it should")
 
 // serverTry is one server on its way.
 type serverTry struct {
@@ -77,8 +77,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, source.close()) }()
-	stack, err := startStack(ctx, o, dir, source.vcenter, show)
-	if err != nil {
+	show.stage("The control plane and the connector start")
+	stack := newStack(o, dir)
+	if err := stack.start(ctx, source.vcenter); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stack.stop()) }()
@@ -95,7 +96,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	if !summary.OK {
-		return Failed
+		return ErrFailed
 	}
 	return nil
 }
@@ -136,7 +137,7 @@ func (t *tour) run() error {
 		return err
 	}
 	t.show.stage("The guests write, and a second run brings what changed")
-	if err := t.source.write(); err != nil {
+	if err := t.source.write(uint64(time.Now().UnixNano())); err != nil {
 		return err
 	}
 	for _, s := range t.servers {

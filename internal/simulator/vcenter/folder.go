@@ -161,13 +161,19 @@ func (s *Server) copy(w io.Writer, f io.ReaderAt, part Extent) error {
 		if _, err := f.ReadAt(p, at); err != nil {
 			return err
 		}
-		if _, err := w.Write(p); err != nil {
+		n, err := w.Write(p)
+		s.served.Add(int64(n))
+		if err != nil {
 			return err
 		}
 		at += int64(len(p))
 	}
 	return nil
 }
+
+// Served counts the bytes of files that were handed to connections so far,
+// whether or not they reached the client.
+func (s *Server) Served() int64 { return s.served.Load() }
 
 func newBuffers() *sync.Pool {
 	return &sync.Pool{New: func() any { p := make([]byte, transferSize); return &p }}

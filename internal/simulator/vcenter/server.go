@@ -52,6 +52,7 @@ type Server struct {
 	revisions revisions
 	sessions  sessions
 	record    record
+	served    atomic.Int64 // bytes of files
 	buffers   *sync.Pool
 
 	gate    sync.Mutex

@@ -1,0 +1,289 @@
+package try
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"skylift/controlplane/api/sms"
+	"skylift/internal/simulator/vcenter"
+	"skylift/staging"
+)
+
+// What is replicated while daemons are killed: three disks of two servers.
+const (
+	killDisks    = 3
+	killDiskSize = 96 << 20
+	killParallel = 2
+)
+
+// inFlight is the most that one kill can cost: every disk has killParallel
+// slices read and not yet stored.
+const inFlight = killDisks * killParallel * staging.SegmentBlocks * staging.BlockSize
+
+// sampled is what an incremental attempt reads of the disks to see whether
+// tracking lies: 64 blocks each. An attempt that dies before its plan is
+// stored has read them in vain.
+const sampled = killDisks * 64 * staging.BlockSize
+
+func killServers(seed uint64) (servers []vcenter.ServerSpec, allocated int64) {
+	disk := func(n uint64) vcenter.DiskSpec {
+		p := vcenter.Pattern{Seed: seed*10 + n, Random: 40, Text: 40}
+		return vcenter.DiskSpec{Content: vcenter.Generated(p, killDiskSize)}
+	}
+	return []vcenter.ServerSpec{
+		{Name: "one", ChangeTracking: true, Disks: []vcenter.DiskSpec{disk(1)}},
+		{Name: "two", ChangeTracking: true, Disks: []vcenter.DiskSpec{disk(2), disk(3)}},
+	}, killDisks * killDiskSize * 80 / 100
+}
+
+// moment is a step of a run at which the trap shuts.
+type moment struct {
+	step string
+	is   func(c vcenter.Call, served float64) bool // served: share of the bytes that a full run takes
+}
+
+func during(method string, task bool) func(vcenter.Call, float64) bool {
+	return func(c vcenter.Call, _ float64) bool { return c.Method == method && c.Task == task }
+}
+
+// after is the first call of any kind behind a task of that method.
+func after(method string) func(vcenter.Call, float64) bool {
+	seen := false
+	return func(c vcenter.Call, _ float64) bool {
+		if seen {
+			return true
+		}
+		seen = c.Method == method && c.Task
+		return false
+	}
+}
+
+// uploading is a read of a disk's file when that share of the bytes has gone.
+func uploading(share float64) moment {
+	return moment{fmt.Sprintf("uploading (%2.0f%%)", share*100), func(c vcenter.Call, served float64) bool {
+		return c.Method == "GET /folder" && served >= share
+	}}
+}
+
+// steps are the moments of a run in their order.
+func steps(rng *rand.Rand) []moment {
+	n := 1 + rng.IntN(200)
+	return []moment{
+		{"asking for a snapshot", during("CreateSnapshot_Task", false)},
+		{"while the snapshot is taken", during("CreateSnapshot_Task", true)},
+		{"before the snapshot is recorded", after("CreateSnapshot_Task")},
+		{"planning", during("QueryChangedDiskAreas", false)},
+		{fmt.Sprintf("call %d", n), func(vcenter.Call, float64) bool { n--; return n <= 0 }},
+		uploading(0.1 + 0.4*rng.Float64()),
+		uploading(0.5 + 0.45*rng.Float64()),
+		{"before the seal", func(c vcenter.Call, served float64) bool { return c.Method != "GET /folder" && served >= 0.999 }},
+		{"sealed, and asking for the snapshot's removal", during("RemoveSnapshot_Task", false)},
+		{"while the snapshot is removed", during("RemoveSnapshot_Task", true)},
+		{"before the end is told", after("RemoveSnapshot_Task")},
+	}
+}
+
+// blow is one kill: whom, and when.
+type blow struct {
+	moment
+	daemons
+}
+
+// blows chooses n kills among the steps.
+func blows(rng *rand.Rand, n int) (out []blow) {
+	all := steps(rng)
+	chosen := rng.Perm(len(all))[:n]
+	slices.Sort(chosen)
+	for _, i := range chosen {
+		whom := []daemons{{connector: true}, {connector: true}, {connector: true}, {controlPlane: true}, {true, true}}[rng.IntN(5)]
+		out = append(out, blow{all[i], whom})
+	}
+	return out
+}
+
+// tally is what rounds of kills came to.
+type tally struct {
+	kills, runs         int
+	planned, served, re int64
+}
+
+// round kills daemons during every server's n-th run, and holds the outcome
+// to what was promised.
+func (w *world) round(n int, expected int64, list []blow, sum *tally) {
+	w.Helper()
+	before := w.source.sim.Served()
+	kills := 0
+	for _, b := range list {
+		held := w.trap.arm(func(c vcenter.Call) bool { return b.is(c, float64(w.source.sim.Served()-before)/float64(expected)) })
+		if !w.reached(held, n) {
+			w.trap.release()
+			w.note("run %d: never reached: %s", n, b.step)
+			continue
+		}
+		w.strike(b.daemons)
+		kills++
+		w.note("run %d: killed %-13s %s", n, b.daemons, b.step)
+		// Guests go on writing: what arrives must be of the snapshot.
+		w.must(w.source.write(uint64(n*100 + kills)))
+	}
+	runs := w.endOf(n)
+	w.note("run %d ended", n)
+	var planned int64
+	for i, run := range runs {
+		if run.State != "COMPLETED" {
+			w.Errorf("run %d of %s is %s: %q", n, w.tour.servers[i].name, run.State, run.StatusMessage)
+			continue
+		}
+		for _, d := range run.Disks {
+			planned += d.PlannedBytes
+		}
+		w.checkImage(w.tour.servers[i], n, run)
+	}
+	w.note("run %d compared", n)
+	w.noSnapshotLeft()
+
+	served := w.source.sim.Served() - before
+	bound := planned/100 + int64(kills)*inFlight + killDisks*(1<<20) // and descriptors
+	if n > 0 {
+		bound += int64(kills+1) * sampled
+	}
+	w.note("run %d: %d kills, %d MiB planned, %d MiB served, %d MiB again (at most %d)", n, kills, planned>>20, served>>20, (served-planned)>>20, bound>>20)
+	if served-planned > bound {
+		w.Errorf("run %d: the vCenter served %d bytes for a plan of %d: %d again, where %d kills allow %d", n, served, planned, served-planned, kills, bound)
+	}
+	sum.kills, sum.runs = sum.kills+kills, sum.runs+len(runs)
+	sum.planned, sum.served, sum.re = sum.planned+planned, sum.served+served, sum.re+served-planned
+}
+
+// reached waits until the trap holds a call; false when the runs ended first.
+func (w *world) reached(held <-chan struct{}, n int) bool {
+	w.Helper()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); {
+		select {
+		case <-held:
+			return true
+		case <-tick.C:
+			if !slices.ContainsFunc(w.runs(n), func(r sms.ReplicationRun) bool { return !ended(r) }) {
+				return false
+			}
+		}
+	}
+	w.Fatalf("run %d neither ended nor came to where it was to be killed", n)
+	return false
+}
+
+// endOf waits until every server's n-th run has ended.
+func (w *world) endOf(n int) (runs []sms.ReplicationRun) {
+	w.Helper()
+	w.eventually("the runs to end", 3*time.Minute, func() error {
+		runs = w.runs(n)
+		for i, run := range runs {
+			if !ended(run) {
+				return fmt.Errorf("%s: %s, %s %s: %s", w.tour.servers[i].name, run.State, run.StageDetails.Stage, run.StageDetails.StageProgress, run.StatusMessage)
+			}
+		}
+		return nil
+	})
+	return runs
+}
+
+func (w *world) checkImage(s *serverTry, n int, run sms.ReplicationRun) {
+	w.Helper()
+	held, before := w.source.witnesses(run.ReplicationRunID, s)
+	if held == nil {
+		w.Errorf("run %d of %s: its snapshot was never seen", n, s.name)
+		return
+	}
+	problem, _, err := compareDisks(run, held, before)
+	w.must(err)
+	if problem != "" {
+		w.Errorf("run %d of %s: %s", n, s.name, problem)
+	}
+	for _, d := range run.Disks {
+		if want := map[bool]string{true: "full", false: "incremental"}[n == 0]; d.Kind != want {
+			w.Errorf("run %d of %s: disk %s was %s (%s), not %s", n, s.name, d.Name, d.Kind, d.Reason, want)
+		}
+	}
+	s.runs = append(s.runs, RunResult{Run: run.ReplicationRunID})
+}
+
+// replicateUnderFire replicates all servers twice while daemons are killed.
+func replicateUnderFire(t *testing.T, seed uint64, first, second []blow, sum *tally) *world {
+	t.Helper()
+	servers, allocated := killServers(seed)
+	w := newWorld(t, servers, map[string]any{"parallel": killParallel})
+	w.must(w.tour.createJobs())
+	w.round(0, allocated, first, sum)
+	w.must(w.source.write(seed))
+	for _, s := range w.tour.servers {
+		_, err := w.tour.api.StartOnDemandReplicationRun(w.ctx, s.job, "second run")
+		w.must(err)
+	}
+	w.round(1, allocated, second, sum)
+	return w
+}
+
+func TestKilledDaemonsFinishEveryRunAndLeaveNothingBehind(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	all := steps(rng)
+	at := func(i int, d daemons) blow { return blow{all[i], d} }
+	connector, both := daemons{connector: true}, daemons{true, true}
+	w := replicateUnderFire(t, 1,
+		[]blow{at(1, connector), {uploading(0.85), connector}, at(9, both)},
+		[]blow{{uploading(0.3), connector}, at(8, daemons{controlPlane: true})}, new(tally))
+	w.clearsAwayAfterDeletion()
+}
+
+// clearsAwayAfterDeletion has a run deleted while its connector is dead: only
+// the janitor of the next connector can know of its snapshot.
+func (w *world) clearsAwayAfterDeletion() {
+	w.Helper()
+	held := w.trap.arm(func(c vcenter.Call) bool { return c.Method == "QueryChangedDiskAreas" })
+	job := w.tour.servers[0].job
+	_, err := w.tour.api.StartOnDemandReplicationRun(w.ctx, job, "third run")
+	w.must(err)
+	<-held
+	w.must(w.stack.conn.kill())
+	w.trap.release()
+	w.must(w.tour.api.DeleteReplicationJob(w.ctx, job))
+	w.eventually("the run to be given up", time.Minute, func() error {
+		run, _, err := w.tour.nthRun(w.tour.servers[0], 2)
+		if err == nil && run.State != "DELETED" {
+			err = fmt.Errorf("it is %s", run.State)
+		}
+		return err
+	})
+	if len(w.source.sim.OpenSnapshots()) == 0 {
+		w.Error("the run left no snapshot: there was nothing to clear away")
+	}
+	w.must(w.stack.startConnector())
+	w.noSnapshotLeft()
+}
+
+// soakKills is how many kills a soak makes at least.
+const soakKills = 50
+
+func TestSoakOfKills(t *testing.T) {
+	if os.Getenv("SKYLIFT_SOAK") != "1" {
+		t.Skip("runs for minutes; SKYLIFT_SOAK=1 has it run")
+	}
+	var sum tally
+	began := time.Now()
+	for seed := uint64(1); sum.kills < soakKills; seed++ {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 2))
+			replicateUnderFire(t, seed, blows(rng, 4), blows(rng, 4), &sum)
+		})
+		if t.Failed() {
+			break
+		}
+	}
+	t.Logf("%d kills, %d runs completed, %d MiB planned, %d MiB served, %d MiB again, %.0f s",
+		sum.kills, sum.runs, sum.planned>>20, sum.served>>20, sum.re>>20, time.Since(began).Seconds())
+}

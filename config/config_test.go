@@ -1,0 +1,120 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"skylift/internal/problem"
+)
+
+const connectorFile = `
+control-plane:
+  url: https://skylift.example.com:8443
+  fingerprint: "ab:cd"
+vsphere:
+  - url: https://vcenter.example.com
+    user: DOM\svc
+    password-file: /run/secrets/vcenter
+slots: 3
+`
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "settings.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestSettingsComeFromFileEnvironmentAndFlagsInThatOrder(t *testing.T) {
+	flags := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	flags.String("dir", "ignored-default", "")
+	flags.String("control-plane.url", "", "")
+	path := write(t, connectorFile)
+	c, err := LoadConnector(path, flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Slots != 3 || c.ControlPlane.URL != "https://skylift.example.com:8443" || c.ControlPlane.Fingerprint != "ab:cd" ||
+		c.VSphere[0].User != `DOM\svc` || c.Dir != "/var/db/skylift/connector" || c.ReportEvery != 5*time.Second {
+		t.Errorf("from the file and defaults: %+v", c)
+	}
+	t.Setenv("SKYLIFT_SLOTS", "5")
+	t.Setenv("SKYLIFT_CONTROL_PLANE_URL", "https://env.example.com")
+	t.Setenv("SKYLIFT_REPORT_EVERY", "1500ms")
+	t.Setenv("SKYLIFT_CONTROL_PLANE_FINGERPRINT", "ef")
+	if c, err = LoadConnector(path, flags); err != nil {
+		t.Fatal(err)
+	}
+	if c.Slots != 5 || c.ControlPlane.URL != "https://env.example.com" || c.ReportEvery != 1500*time.Millisecond || c.ControlPlane.Fingerprint != "ef" {
+		t.Errorf("the environment does not override the file: %+v", c)
+	}
+	if err := flags.Parse([]string{"--control-plane.url", "https://flag.example.com", "--dir", "/flag"}); err != nil {
+		t.Fatal(err)
+	}
+	if c, err = LoadConnector(path, flags); err != nil {
+		t.Fatal(err)
+	}
+	if c.ControlPlane.URL != "https://flag.example.com" || c.Dir != "/flag" {
+		t.Errorf("flags do not override the environment: %+v", c)
+	}
+}
+
+func TestSettingsThatCannotBeUsedAreNamed(t *testing.T) {
+	for name, test := range map[string]struct{ text, want string }{
+		"an unknown name":           {connectorFile + "slotz: 1\n", "slotz"},
+		"an unknown name in a list": {strings.Replace(connectorFile, "user:", "usr:", 1), "usr"},
+		"no YAML":                   {"a: [", "settings.yaml"},
+		"a number that is none":     {strings.Replace(connectorFile, "slots: 3", "slots: many", 1), "slots"},
+		"a number out of range":     {strings.Replace(connectorFile, "slots: 3", "slots: 0", 1), "slots is 0"},
+		"a URL without TLS":         {strings.Replace(connectorFile, "https://vcenter", "http://vcenter", 1), "vsphere[0].url must begin with https://"},
+		"a password in a URL":       {strings.Replace(connectorFile, "https://vcenter", "https://u:hunter2@vcenter", 1), "vsphere[0].url holds a user or a password"},
+		"no vCenter":                {"control-plane: {url: https://x}\n", "names no vCenter"},
+		"no control plane":          {"vsphere: []\n", "control-plane.url is not set"},
+		"a log level that is none":  {connectorFile + "log: {level: loud}\n", "log.level"},
+	} {
+		_, err := LoadConnector(write(t, test.text), nil)
+		if !problem.Has(err, Invalid) || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q in it", name, err, test.want)
+		}
+		if err != nil && strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: the password is in the message: %v", name, err)
+		}
+	}
+	if _, err := LoadConnector("/nonexistent/settings.yaml", nil); !problem.Has(err, Invalid) {
+		t.Errorf("a missing file: %v", err)
+	}
+}
+
+func TestAllThatIsWrongIsSaidAtOnce(t *testing.T) {
+	_, err := LoadControlPlane(write(t, "tls: {cert-file: a}\nlease: 1ms\nstaging: {compression: gzip, endpoint: ftp://x}\n"), nil)
+	for _, want := range []string{"staging.bucket", "target.local", "tls needs both", "lease is 1ms", "compression is \"gzip\"", "staging.endpoint"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is missing from: %v", want, err)
+		}
+	}
+}
+
+func TestASecretFileLosesOneLineEndOnly(t *testing.T) {
+	for text, want := range map[string]string{"a": "a", "a\n": "a", "a\r\n": "a", "a\n\n": "a\n", " p@ss:w/rd%ü ": " p@ss:w/rd%ü ", "": ""} {
+		got, err := SecretFile(write(t, text)).Read()
+		if err != nil || got.Reveal() != want {
+			t.Errorf("%q is read as %q, %v", text, got.Reveal(), err)
+		}
+	}
+	if got, err := SecretFile("").Read(); err != nil || !got.Empty() {
+		t.Errorf("no file: %v", err)
+	}
+	if _, err := SecretFile("/nonexistent").Read(); !problem.Has(err, Invalid) {
+		t.Errorf("a missing file: %v", err)
+	}
+	if _, err := SecretFile(write(t, strings.Repeat("x", maxSecret+1))).Read(); !problem.Has(err, Invalid) {
+		t.Errorf("a huge file: %v", err)
+	}
+}
