@@ -34,8 +34,8 @@ lint: ## check format, generated code, vet, staticcheck, and that the appliance 
 test: deps lint ## run all tests under the race detector; TESTFLAGS go to go test
 	@go test -race -timeout 15m $(TESTFLAGS) ./... | scripts/summary
 
-bench: ## measure; BENCH selects benchmarks
-	@go test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem ./...
+bench: ## measure runs against the work they cannot avoid, ARGS go to the program; or the Go benchmarks that BENCH selects
+	@$(if $(BENCH),go test -run '^$$' -bench '$(BENCH)' -benchmem ./...,go run ./cmd/internal/bench $(ARGS))
 
 soak: ## repeat the tests shuffled, then fuzz every decoder; COUNT, FUZZTIME
 	@scripts/soak

@@ -104,7 +104,7 @@ func TestEachRuleIsBrokenByWhatItForbids(t *testing.T) {
 		"the connector does not know the appliance around it": {"skylift/connector > skylift/appliance/host"},
 		"the link is spoken by its two ends only":             {"skylift/controlplane/store > skylift/link", "skylift/transfer > skylift/link/linkv1", "skylift/cmd/connector > skylift/link"},
 		"the store imports domain types, never the reverse":   {"skylift/controlplane/catalog > skylift/controlplane/store"},
-		"simulators are imported by tests and by cmd/skylift only": {
+		"simulators are imported by tests, cmd/skylift and the bench only": {
 			"skylift/staging/bucket > skylift/internal/simulator/s3", "skylift/cmd/connector/sub > skylift/internal/simulator/aws"},
 		"the try-out belongs to cmd/skylift":                          {"skylift/cmd/internal/connectord > skylift/cmd/internal/try"},
 		"only cmd knows cmd":                                          {"skylift/transfer > skylift/cmd/internal/daemon", "skylift/connector t> skylift/cmd/internal/connectord"},

@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"time"
 
 	"skylift/hypervisor"
 	"skylift/internal/simulator/s3"
@@ -113,21 +112,34 @@ func (b *bench) wanted(name string) bool {
 func (b *bench) full(ctx context.Context, data string, size int64) (full, error) {
 	f := full{Data: data, Bare: map[string][]usage{}}
 	for round := range b.rounds {
-		moved, err := b.move(ctx, b.to, moveQuestion{Server: hypervisor.ServerID(data)}, round == b.rounds-1)
-		if err != nil {
-			return f, err
+		connector := func() error {
+			moved, err := b.move(ctx, b.to, moveQuestion{Server: hypervisor.ServerID(data)}, round == b.rounds-1)
+			if err == nil {
+				f.Connector = append(f.Connector, moved.Usage)
+			}
+			return err
 		}
-		f.Connector = append(f.Connector, moved.Usage)
+		turn := []func() error{connector}
 		for _, step := range slices.Backward(steps) {
-			var u usage
-			if err := once(ctx, asBare, bareQuestion{Source: b.from, Sink: b.to, Server: data, Size: size, Steps: step.upTo}, &u); err != nil {
+			turn = append(turn, func() error {
+				var u usage
+				err := once(ctx, asBare, bareQuestion{Source: b.from, Sink: b.to, Server: data, Size: size, Steps: step.upTo}, &u)
+				f.Bare[step.name] = append(f.Bare[step.name], u)
+				return err
+			})
+		}
+		if round%2 == 1 {
+			// Neither is always the first.
+			turn[0], turn[1] = turn[1], turn[0]
+		}
+		for _, part := range turn {
+			if err := part(); err != nil {
 				return f, err
 			}
-			f.Bare[step.name] = append(f.Bare[step.name], u)
 		}
-		if bare := f.Bare["send"][round]; bare.Read != moved.Usage.Read || bare.Sent != moved.Usage.Sent {
+		if moved, bare := f.Connector[round], f.Bare["send"][round]; bare.Read != moved.Read || bare.Sent != moved.Sent {
 			return f, fmt.Errorf("the connector read %d and sent %d bytes, the bare work %d and %d: they did not do the same",
-				moved.Usage.Read, moved.Usage.Sent, bare.Read, bare.Sent)
+				moved.Read, moved.Sent, bare.Read, bare.Sent)
 		}
 	}
 	return f, nil
@@ -204,8 +216,6 @@ func median[T any](rounds []T, of func(T) float64) float64 {
 	n := len(values)
 	return (values[(n-1)/2] + values[n/2]) / 2
 }
-
-func seconds(d time.Duration) float64 { return d.Seconds() }
 
 // processorName is the model as Linux and FreeBSD tell it; empty elsewhere.
 func processorName() string {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 
-	"github.com/vmware/govmomi/vim25/types"
-
 	"skylift/internal/simulator/vcenter"
 )
 
@@ -61,7 +59,7 @@ func startSource(size int64) (*vcenter.Server, error) {
 	for name, base := range contents(size) {
 		specs = append(specs, vcenter.ServerSpec{Name: name, ChangeTracking: true,
 			// Switched off, so that the bare program can read the disk without a snapshot.
-			Power: types.VirtualMachinePowerStatePoweredOff,
+			Power: "poweredOff",
 			Disks: []vcenter.DiskSpec{{Content: vcenter.Over(base)}}})
 	}
 	return vcenter.Start(vcenter.Config{Servers: specs})
