@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"skylift/controlplane/api/sms"
@@ -57,10 +58,8 @@ func (t *tour) check(s *serverTry, run sms.ReplicationRun, took time.Duration) (
 		return r, nil
 	}
 	if !t.source.simulated() {
-		// The builder took only blocks that have the hash of the block map,
-		// and nothing else is known of a real source's past.
-		r.Verified = "block map"
-		return r, nil
+		// Nothing else is known of a real source's past.
+		return t.checkMap(r, run)
 	}
 	held, before := t.source.witnesses(run.ReplicationRunID, s)
 	if held == nil {
@@ -80,6 +79,20 @@ func (t *tour) check(s *serverTry, run sms.ReplicationRun, took time.Duration) (
 	}
 	r.Verified = "source"
 	return r, nil
+}
+
+// checkMap holds a run's image against the block map that the connector took,
+// with "skylift verify".
+func (t *tour) checkMap(r RunResult, run sms.ReplicationRun) (RunResult, error) {
+	if len(run.Disks) == 0 {
+		r.Problem = "the run has no disk"
+		return r, nil
+	}
+	problem, err := t.stack.verify(t.ctx, filepath.Dir(run.Disks[0].Image))
+	if r.Problem = problem; problem == "" && err == nil {
+		r.Verified = "block map"
+	}
+	return r, err
 }
 
 // compareDisks compares every disk that the snapshot held with its image, and

@@ -19,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"skylift/cmd/internal/controlplaned"
+	"skylift/cmd/internal/daemon"
 	"skylift/controlplane/api/smsclient"
 	"skylift/internal/dial"
 	"skylift/internal/secret"
@@ -61,6 +62,27 @@ func newStack(o Options, dir string) *stack {
 		planeSettings: map[string]any{"lease": "10s", "backoff": "1s"},
 		connSettings:  map[string]any{"report-every": "500ms"},
 	}
+}
+
+// verify holds the image in folder against its block map, and returns what
+// differs; "" when nothing does.
+func (s *stack) verify(ctx context.Context, folder string) (string, error) {
+	cmd := exec.CommandContext(ctx, s.options.Executable, "verify", "--s3", "s3://"+s.bucket.Name+"/"+s.bucket.Prefix, folder)
+	cmd.Env = append(append(os.Environ(), s.env...), "AWS_REGION="+s.bucket.Region)
+	if s.bucket.Endpoint != "" {
+		cmd.Env = append(cmd.Env, "AWS_ENDPOINT_URL="+s.bucket.Endpoint)
+	}
+	if s.bucket.CAFile != "" {
+		cmd.Env = append(cmd.Env, "AWS_CA_BUNDLE="+s.bucket.CAFile)
+	}
+	out, err := cmd.CombinedOutput()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == daemon.ExitDiffer {
+		return strings.TrimSpace(string(out)), nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("verify the image in %s: %w: %s", folder, err, strings.TrimSpace(string(out)))
+	}
+	return "", nil
 }
 
 // start sets everything up and starts the daemons; when it fails, none is left.

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"skylift/cmd/internal/daemon"
 	"skylift/controlplane/api/sms"
 	"skylift/controlplane/api/smsclient"
 )
@@ -51,7 +52,15 @@ type Bucket struct {
 }
 
 // ErrFailed says that the try ran and showed that something is wrong.
-var ErrFailed = errors.New("not everything arrived as it should")
+var ErrFailed error = differs("not everything arrived as it should")
+
+// differs is an error whose exit code says that a verification found a difference.
+type differs string
+
+func (d differs) Error() string { return string(d) }
+
+// ExitCode implements daemon.Coder.
+func (differs) ExitCode() int { return daemon.ExitDiffer }
 
 // serverTry is one server on its way.
 type serverTry struct {
@@ -84,7 +93,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, stack.stop()) }()
 
-	t := &tour{Options: o, ctx: ctx, dir: dir, show: show, source: source, api: stack.api}
+	t := &tour{Options: o, ctx: ctx, dir: dir, show: show, source: source, stack: stack, api: stack.api}
 	if err := t.run(); err != nil {
 		return fmt.Errorf("%w; the logs of the daemons are in %s", stack.explain(err), stack.logs)
 	}
@@ -121,6 +130,7 @@ type tour struct {
 	dir     string
 	show    *show
 	source  *source
+	stack   *stack
 	api     *smsclient.Client
 	servers []*serverTry
 }
