@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
@@ -102,7 +103,7 @@ func (s *show) progress(server string, run sms.ReplicationRun) {
 	}
 	text := fmt.Sprintf("   %-10s %s %s", server, run.StageDetails.Stage, run.StageDetails.StageProgress)
 	if run.State != "ACTIVE" {
-		text = fmt.Sprintf("   %-10s %s %s", server, run.State, run.StatusMessage)
+		text = strings.TrimRight(fmt.Sprintf("   %-10s %s %s", server, run.State, run.StatusMessage), " ")
 	}
 	if s.last[server] != text {
 		s.last[server] = text
@@ -156,7 +157,7 @@ func (s *show) ended(server string, r RunResult) {
 }
 
 // summary ends the show.
-func (s *show) summary(sum Summary, keep string) error {
+func (s *show) summary(sum Summary, o Options) error {
 	if s.json {
 		out := json.NewEncoder(s.out)
 		out.SetIndent("", "  ")
@@ -189,11 +190,17 @@ func (s *show) summary(sum Summary, keep string) error {
 	for _, p := range sum.Problems {
 		fmt.Fprintln(s.out, "PROBLEM:", p)
 	}
-	if sum.OK {
+	switch {
+	case sum.OK && o.VCenter != nil:
+		fmt.Fprintf(s.out, "Every image is what its block map says. %.0f s.\n", sum.Seconds)
+	case sum.OK:
 		fmt.Fprintf(s.out, "Every image is what its source held at the snapshot, and no snapshot was left behind. %.0f s.\n", sum.Seconds)
 	}
-	if keep != "" {
-		fmt.Fprintf(s.out, "Images are in %s/images, staging is in %s/s3.\n", keep, keep)
+	if o.Keep != "" {
+		fmt.Fprintf(s.out, "Images are in %s/images.\n", o.Keep)
+	}
+	if o.Keep != "" && o.Bucket == nil {
+		fmt.Fprintf(s.out, "Staging is in %s/s3; serve it with: skylift simulate s3 --dir %s/s3\n", o.Keep, o.Keep)
 	}
 	return nil
 }

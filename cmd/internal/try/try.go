@@ -101,7 +101,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	summary := t.summary(time.Since(began), source.leaks())
-	if err := show.summary(summary, o.Keep); err != nil {
+	if err := show.summary(summary, o); err != nil {
 		return err
 	}
 	if !summary.OK {
@@ -155,7 +155,30 @@ func (t *tour) run() error {
 			return fmt.Errorf("start a second run of %s: %w", s.name, err)
 		}
 	}
-	return t.follow(1)
+	if err := t.follow(1); err != nil {
+		return err
+	}
+	if t.Bucket != nil && t.Keep == "" {
+		return t.deleteJobs()
+	}
+	return nil
+}
+
+// deleteJobs clears the user's bucket of what the try staged there.
+func (t *tour) deleteJobs() error {
+	for _, s := range t.servers {
+		if err := t.api.DeleteReplicationJob(t.ctx, s.job); err != nil {
+			return fmt.Errorf("delete the job of %s: %w", s.name, err)
+		}
+	}
+	return t.poll("the bucket to be cleared", 5*time.Minute, func() (bool, error) {
+		for job, err := range t.api.ReplicationJobs(t.ctx) {
+			if err != nil || job.State != "DELETED" {
+				return false, err
+			}
+		}
+		return true, nil
+	})
 }
 
 // findServers has the catalog imported and waits for the servers to be in it.
