@@ -3,6 +3,8 @@ package connector
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -119,18 +121,19 @@ func TestAStaleLeaseEndsWithoutAWord(t *testing.T) {
 
 func TestTheJanitorRemovesOnlyWhatItFound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		found := hypervisor.SnapshotRef{Server: "uuid-1", Run: "sms-run-1", ID: "snapshot-1", Created: time.Now()}
-		plane := &control{judge: func(r *linkv1.JudgeRequest) *linkv1.JudgeResponse {
-			other := toSnapshot(found)
-			other.Id = "snapshot-2"
-			return &linkv1.JudgeResponse{DeadSnapshots: append(r.Snapshots, other)}
+		live := hypervisor.SnapshotRef{Server: "uuid-1", Run: "sms-run-1", ID: "snapshot-1", Created: time.Now()}
+		dead := hypervisor.SnapshotRef{Server: "uuid-2", Run: "sms-run-2", ID: "snapshot-2", Created: time.Now()}
+		plane := &control{judge: func(*linkv1.JudgeRequest) *linkv1.JudgeResponse {
+			replaced := toSnapshot(live)
+			replaced.Id = "snapshot-0"
+			return &linkv1.JudgeResponse{DeadSnapshots: []*linkv1.SnapshotRef{replaced, toSnapshot(dead)}}
 		}}
-		source := &quiet{held: []hypervisor.SnapshotRef{found}}
+		source := &quiet{held: []hypervisor.SnapshotRef{live, dead}}
 		c := newConnector(t, plane, source)
 		if err := c.watches["vc-1"].clean(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if len(source.removed) != 1 || source.removed[0] != found {
+		if len(source.removed) != 1 || source.removed[0] != dead {
 			t.Errorf("removed: %v", source.removed)
 		}
 	})
@@ -188,5 +191,34 @@ func TestAListingIsNotRepeatedBecauseAReportGotLost(t *testing.T) {
 		if reports != 5 || lasts != 2 || listings != 2 {
 			t.Errorf("%d reports, %d ends, %d listings", reports, lasts, listings)
 		}
+	})
+}
+
+func TestSnapshotsInTheMakingAreLimitedAndOnePlaceIsTheJanitors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var making atomic.Int32
+		var waiting sync.Map
+		plane := &control{renewed: func(r *linkv1.RenewRequest) { waiting.Store(r.Run, r.GetProgress().GetWaitingFor()) }}
+		source := &quiet{snapshot: func(ctx context.Context) error {
+			making.Add(1)
+			<-ctx.Done()
+			return ctx.Err()
+		}}
+		c := newConnector(t, plane, source)
+		ctx, cancel := context.WithCancel(t.Context())
+		for _, run := range []string{"sms-run-1", "sms-run-2"} {
+			command := replicate(1)
+			command.GetReplicate().Lease.Run = run
+			c.obey(ctx, command)
+		}
+		time.Sleep(20 * time.Second)
+		one, _ := waiting.Load("sms-run-1")
+		two, _ := waiting.Load("sms-run-2")
+		want := "waiting: vcenter-1 has as many snapshots made and removed at once as it may (1)"
+		if making.Load() != 1 || (one != want) == (two != want) {
+			t.Errorf("%d in the making; the runs say %q and %q", making.Load(), one, two)
+		}
+		cancel()
+		c.runs.wait()
 	})
 }

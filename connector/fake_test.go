@@ -25,6 +25,7 @@ type control struct {
 	commands func(ctx context.Context, send func(*linkv1.Command) error) error
 	poll     func(ctx context.Context) (*linkv1.Command, error)
 	renew    func(ctx context.Context) (*linkv1.RenewResponse, error)
+	renewed  func(*linkv1.RenewRequest)
 	record   func() error
 	report   func(*linkv1.ReportInventoryRequest) error
 	judge    func(*linkv1.JudgeRequest) *linkv1.JudgeResponse
@@ -86,8 +87,11 @@ func (c *control) Poll(ctx context.Context, _ *connect.Request[linkv1.PollReques
 	return connect.NewResponse(&linkv1.PollResponse{Command: command}), nil
 }
 
-func (c *control) Renew(ctx context.Context, _ *connect.Request[linkv1.RenewRequest]) (*connect.Response[linkv1.RenewResponse], error) {
+func (c *control) Renew(ctx context.Context, r *connect.Request[linkv1.RenewRequest]) (*connect.Response[linkv1.RenewResponse], error) {
 	c.count("Renew")
+	if c.renewed != nil {
+		c.renewed(r.Msg)
+	}
 	answer := granted(60_000)
 	if c.renew != nil {
 		var err error

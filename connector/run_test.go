@@ -113,7 +113,7 @@ func TestAConnectorThatStopsHandsItsRunToAnother(t *testing.T) {
 
 func TestAZombieWritesNothingBehindItsDeadlineAndCannotSeal(t *testing.T) {
 	t.Parallel()
-	p, v := newPlane(t, replication.Limits{Lease: time.Second}), newVCenter()
+	p, v := newPlane(t, replication.Limits{Lease: 2 * time.Second, Expiries: 1000}), newVCenter()
 	g := v.add("db-01", 40*mib)
 	a := p.start(t, v)
 	held, stopped := newGate(), make(chan struct{})
