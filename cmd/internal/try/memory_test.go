@@ -27,7 +27,7 @@ const memoryLimit = 256 << 20
 // memoryLoad says how much the disks hold. Their sizes are always the same:
 // 64 TiB, 1 TiB, and eight of 1 GiB.
 type memoryLoad struct {
-	pieces int   // of 64 KiB each on the 64 TiB disk, one at a time; an eighth of it on that of 1 TiB
+	pieces int   // of 64 KiB each on the 64 TiB disk, one at a time; a quarter of it on that of 1 TiB
 	filled int64 // MiB on each of the eight
 	again  []string
 	limit  time.Duration
@@ -41,7 +41,7 @@ func TestAHugeDiskAndEightAtOnceFitIntoLittleMemory(t *testing.T) {
 	if _, err := os.Stat("/proc/self/status"); err != nil {
 		need.Missing(t, "memory is measured with /proc, as Linux has it: %v", err)
 	}
-	load := memoryLoad{pieces: 1024, filled: 80, again: []string{"many", "large"}, limit: 5 * time.Minute}
+	load := memoryLoad{pieces: 512, filled: 48, again: []string{"many", "large"}, limit: 5 * time.Minute}
 	if os.Getenv("SKYLIFT_SOAK") == "1" {
 		// The tracking sample of the huge disk alone is 64 GiB.
 		load = memoryLoad{pieces: 16384, filled: 400, again: []string{"many", "large", "huge"}, limit: 40 * time.Minute}
@@ -175,7 +175,7 @@ func (c *checker) servers(load memoryLoad) []vcenter.ServerSpec {
 	return []vcenter.ServerSpec{
 		{Name: "huge", ChangeTracking: true, Disks: []vcenter.DiskSpec{disk("huge", 64<<40, load.pieces, 64<<10)}},
 		many,
-		{Name: "large", ChangeTracking: true, Disks: []vcenter.DiskSpec{disk("large", 1<<40, load.pieces/8, 64<<10)}},
+		{Name: "large", ChangeTracking: true, Disks: []vcenter.DiskSpec{disk("large", 1<<40, load.pieces/4, 64<<10)}},
 	}
 }
 

@@ -167,7 +167,7 @@ func ended(run sms.ReplicationRun) bool {
 // eventually asks again until there is no error, and fails the test at the limit.
 func (w *world) eventually(what string, limit time.Duration, ask func() error) {
 	w.Helper()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	deadline := time.Now().Add(limit)
 	for {
