@@ -259,7 +259,11 @@ func (w *world) clearsAwayAfterDeletion() {
 	job := w.tour.servers[0].job
 	_, err := w.tour.api.StartOnDemandReplicationRun(w.ctx, job, "third run")
 	w.must(err)
-	<-held
+	select {
+	case <-held:
+	case <-time.After(time.Minute):
+		w.Fatal("the third run did not begin")
+	}
 	w.must(w.stack.conn.kill())
 	w.trap.release()
 	w.must(w.tour.api.DeleteReplicationJob(w.ctx, job))
