@@ -73,6 +73,7 @@ func TestSettingsThatCannotBeUsedAreNamed(t *testing.T) {
 		"no YAML":                   {"a: [", "settings.yaml"},
 		"a number that is none":     {strings.Replace(connectorFile, "slots: 3", "slots: many", 1), "slots"},
 		"a number out of range":     {strings.Replace(connectorFile, "slots: 3", "slots: 0", 1), "slots is 0"},
+		"sweeps without a pause":    {connectorFile + "sweep-every: 0s\n", "sweep-every is 0s"},
 		"a URL without TLS":         {strings.Replace(connectorFile, "https://vcenter", "http://vcenter", 1), "vsphere[0].url must begin with https://"},
 		"a password in a URL":       {strings.Replace(connectorFile, "https://vcenter", "https://u:hunter2@vcenter", 1), "vsphere[0].url holds a user or a password"},
 		"no vCenter":                {"control-plane: {url: https://x}\n", "names no vCenter"},

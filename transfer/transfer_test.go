@@ -60,6 +60,27 @@ func TestEveryRunOfAChangingDiskArrives(t *testing.T) {
 	}
 }
 
+func TestADiskThatAnEarlierAttemptSealedShowsItsWholePlanAsDone(t *testing.T) {
+	g := newGuest(t, 20*mib, 12)
+	g.writeAt(0, 15*mib, 0)
+	store, mover := newStore(), newMover(t, Config{})
+	d := g.freeze()
+	first, again := new(Progress), new(Progress)
+	for _, p := range []*Progress{first, again} {
+		if _, err := mover.Move(t.Context(), g.task(d, store, p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	planned := first.Planned.Load()
+	if planned < 15*mib || again.Planned.Load() != planned || again.Done.Load() != planned || again.Resumed.Load() != planned || again.Read.Load() != 0 {
+		t.Errorf("of %d bytes planned: planned %d, done %d, resumed %d, read %d", planned,
+			again.Planned.Load(), again.Done.Load(), again.Resumed.Load(), again.Read.Load())
+	}
+	if mode, reason := again.Mode(); mode != staging.Full || reason != "first run" {
+		t.Errorf("the run is %s because %q", mode, reason)
+	}
+}
+
 func TestAnIncrementalRunReadsOnlyWhatChangedAndTheSample(t *testing.T) {
 	g := newGuest(t, 70*mib, 2)
 	g.raw = true

@@ -28,15 +28,25 @@ import (
 	"skylift/controlplane/store"
 	"skylift/internal/dial"
 	"skylift/internal/secret"
+	"skylift/staging"
 )
 
 // Plane is the control plane's state, opened.
 type Plane struct {
-	Settings  config.ControlPlane
+	Settings config.ControlPlane
+	// Images makes images of what lies in staging; by default local ones in
+	// the target's directory.
+	Images    func(staging.Store) (Images, error)
 	Enrolment *access.Enrolment
 	Keys      *access.Keys
 	db        *store.DB
 	log       *logrus.Logger
+}
+
+// Images makes and removes images.
+type Images interface {
+	replication.Builder
+	replication.Retirer
 }
 
 // Open opens the state for the daemon and for commands beside it.
@@ -52,7 +62,11 @@ func Open(ctx context.Context, c config.ControlPlane) (*Plane, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Plane{Settings: c, Enrolment: access.NewEnrolment(db), Keys: access.NewKeys(db, seal), db: db, log: c.Log.Logger()}, nil
+	p := &Plane{Settings: c, Enrolment: access.NewEnrolment(db), Keys: access.NewKeys(db, seal), db: db, log: c.Log.Logger()}
+	p.Images = func(s staging.Store) (Images, error) {
+		return image.NewLocal(c.Target.Local, s, image.Options{Log: p.log})
+	}
+	return p, nil
 }
 
 // Close closes the state.
@@ -68,7 +82,7 @@ func (p *Plane) Serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	builder, err := image.NewLocal(p.Settings.Target.Local, staging.store, image.Options{Log: p.log})
+	builder, err := p.Images(staging.store)
 	if err != nil {
 		return err
 	}

@@ -228,7 +228,7 @@ func (w *world) checkImage(s *serverTry, n int, run sms.ReplicationRun) {
 func replicateUnderFire(t *testing.T, seed uint64, first, second []blow, sum *tally) *world {
 	t.Helper()
 	servers, allocated := killServers(seed)
-	w := newWorld(t, servers, map[string]any{"parallel": killParallel})
+	w := newWorld(t, servers, func(s *stack) { s.connSettings["parallel"] = killParallel })
 	w.must(w.tour.createJobs())
 	w.round(0, allocated, first, sum)
 	w.must(w.source.write(seed))
@@ -259,7 +259,11 @@ func (w *world) clearsAwayAfterDeletion() {
 	job := w.tour.servers[0].job
 	_, err := w.tour.api.StartOnDemandReplicationRun(w.ctx, job, "third run")
 	w.must(err)
-	<-held
+	select {
+	case <-held:
+	case <-time.After(time.Minute):
+		w.Fatal("the third run did not begin")
+	}
 	w.must(w.stack.conn.kill())
 	w.trap.release()
 	w.must(w.tour.api.DeleteReplicationJob(w.ctx, job))

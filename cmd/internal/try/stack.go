@@ -35,6 +35,8 @@ type stack struct {
 	// planeSettings and connSettings are the daemons' settings; what is in
 	// them before set-up stays.
 	planeSettings, connSettings map[string]any
+	// serve runs the control plane, by default as a process of its own.
+	serve func() (*process, error)
 
 	s3      *s3.Server
 	bucket  Bucket
@@ -48,20 +50,25 @@ type stack struct {
 
 // process is a daemon: this binary, executed again.
 type process struct {
-	name string
-	cmd  *exec.Cmd
-	done chan struct{}
-	err  error
+	name   string
+	pid    int
+	signal func(os.Signal) error
+	done   chan struct{} // closed when it has ended, with err
+	err    error
 }
 
 const stopWithin = 20 * time.Second
 
 // newStack makes a stack whose daemons notice quickly that one of them is gone.
 func newStack(o Options, dir string) *stack {
-	return &stack{options: o, dir: dir, logs: filepath.Join(dir, "logs"),
+	s := &stack{options: o, dir: dir, logs: filepath.Join(dir, "logs"),
 		planeSettings: map[string]any{"lease": "10s", "backoff": "1s"},
 		connSettings:  map[string]any{"report-every": "500ms"},
 	}
+	s.serve = func() (*process, error) {
+		return s.execute("controlplane", s.env, append(s.options.AsControlPlane, "serve", "--config", s.settingsFile("controlplane"))...)
+	}
+	return s
 }
 
 // verify holds the image in folder against its block map, and returns what
@@ -158,8 +165,7 @@ func (s *stack) setUpControlPlane(ctx context.Context) error {
 
 // startControlPlane starts the daemon and returns when it answers.
 func (s *stack) startControlPlane(ctx context.Context) (err error) {
-	s.plane, err = s.execute("controlplane", s.env, append(s.options.AsControlPlane, "serve", "--config", s.settingsFile("controlplane"))...)
-	if err != nil {
+	if s.plane, err = s.serve(); err != nil {
 		return err
 	}
 	client, err := s.ready(ctx)
@@ -252,14 +258,15 @@ func (s *stack) execute(name string, env []string, args ...string) (*process, er
 		return nil, err
 	}
 	defer log.Close()
-	p := &process{name: name, cmd: exec.Command(s.options.Executable, args...), done: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	if err := p.cmd.Start(); err != nil {
+	cmd := exec.Command(s.options.Executable, args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the %s: %w", name, err)
 	}
+	p := &process{name: name, pid: cmd.Process.Pid, signal: cmd.Process.Signal, done: make(chan struct{})}
 	go func() {
-		p.err = p.cmd.Wait()
+		p.err = cmd.Wait()
 		close(p.done)
 	}()
 	return p, nil
@@ -270,7 +277,7 @@ func (p *process) end() error {
 	if p == nil {
 		return nil
 	}
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	_ = p.signal(syscall.SIGTERM)
 	select {
 	case <-p.done:
 		if p.err != nil {
@@ -278,7 +285,7 @@ func (p *process) end() error {
 		}
 		return nil
 	case <-time.After(stopWithin):
-		_ = p.cmd.Process.Kill()
+		_ = p.signal(os.Kill)
 		<-p.done
 		return fmt.Errorf("the %s did not end within %s and was killed", p.name, stopWithin)
 	}

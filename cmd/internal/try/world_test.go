@@ -36,7 +36,7 @@ const (
 )
 
 // newWorld starts everything and has the servers in the catalog.
-func newWorld(t *testing.T, servers []vcenter.ServerSpec, connector map[string]any) *world {
+func newWorld(t *testing.T, servers []vcenter.ServerSpec, change func(*stack)) *world {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
@@ -51,9 +51,7 @@ func newWorld(t *testing.T, servers []vcenter.ServerSpec, connector map[string]a
 	w.stack = newStack(options, dir)
 	w.stack.planeSettings["lease"], w.stack.planeSettings["backoff"] = shortLease.String(), "500ms"
 	w.stack.connSettings["sweep-every"] = sweepEvery.String()
-	for k, v := range connector {
-		w.stack.connSettings[k] = v
-	}
+	change(w.stack)
 	if err := w.stack.start(ctx, w.source.vcenter); err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +97,7 @@ func (w *world) showLogs() {
 
 // kill ends the process as an operating system does that lacks memory.
 func (p *process) kill() error {
-	err := p.cmd.Process.Kill()
+	err := p.signal(os.Kill)
 	<-p.done
 	if errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("the %s had ended before it was killed: %w", p.name, p.err)
@@ -169,7 +167,7 @@ func ended(run sms.ReplicationRun) bool {
 // eventually asks again until there is no error, and fails the test at the limit.
 func (w *world) eventually(what string, limit time.Duration, ask func() error) {
 	w.Helper()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	deadline := time.Now().Add(limit)
 	for {

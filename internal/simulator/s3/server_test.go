@@ -88,6 +88,21 @@ func TestAnObjectSurvivesAKillOfTheServer(t *testing.T) {
 	}
 }
 
+func TestADirectoryIsServedAgainUnderTheNameItsBucketsBelongTo(t *testing.T) {
+	cfg := Config{Dir: t.TempDir(), Buckets: []string{"staging"}}
+	first, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := start(t, cfg)
+	if again.AccessKey != first.AccessKey || again.SecretKey == first.SecretKey {
+		t.Errorf("the account was %q and is %q; its secret must be another", first.AccessKey, again.AccessKey)
+	}
+}
+
 func TestTheServerRefusesWhatS3Refuses(t *testing.T) {
 	s := start(t, Config{Dir: t.TempDir(), Buckets: []string{"bucket"}})
 	body := []byte("some bytes")

@@ -58,6 +58,9 @@ func TestFilesAreServedOnlyToThoseWhoMayReadThem(t *testing.T) {
 func TestRangesOfFrozenFiles(t *testing.T) {
 	data := noise(1, 3*mib+512)
 	s, _ := frozenServer(t, data)
+	if get(t, s, "web/web-flat.vmdk", "bytes=0-99", nil); s.Served() != 100 {
+		t.Errorf("100 bytes were asked for, %d count as served", s.Served())
+	}
 	size := len(data)
 	for _, test := range []struct {
 		rang     string
