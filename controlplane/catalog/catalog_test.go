@@ -145,6 +145,8 @@ func TestFullListingReplacesWhatWasKnownOnlyWhenItEnds(t *testing.T) {
 	report(c, "vc-1", "1", true, "c")
 	report(c, "vc-2", "1", true, "x")
 	b.expect("a", "b", "c", "x")
+	report(c, "vc-1", "1", true, "c") // its answer was lost, and it came again
+	b.expect("a", "b", "c", "x")
 	report(c, "vc-1", "2", false, "a")
 	b.expect("a", "b", "c", "x") // it may break off
 	report(c, "vc-1", "3", false, "b")

@@ -234,8 +234,15 @@ func saveServer(ctx context.Context, tx *sql.Tx, connector string, r catalog.Rep
 	return err
 }
 
-// endListing drops the servers that a full listing did not name.
+// endListing drops the servers that a full listing did not name. The end of a
+// listing that has ended already, sent again after a lost answer, drops none:
+// what the listing named is forgotten by then.
 func endListing(ctx context.Context, tx *sql.Tx, connector string, r catalog.Report, now int64) error {
+	first, err := exec(ctx, tx, `UPDATE connector_sources SET ended = $3 WHERE connector = $1 AND source = $2 AND ended <> $3`,
+		connector, r.Source, r.Sync)
+	if err != nil || first == 0 {
+		return err
+	}
 	if err := dropServers(ctx, tx, `source = $1 AND vm NOT IN
 		(SELECT vm FROM listed WHERE connector = $2 AND source = $1 AND sync = $3)`, r.Source, connector, r.Sync); err != nil {
 		return err
@@ -246,7 +253,7 @@ func endListing(ctx context.Context, tx *sql.Tx, connector string, r catalog.Rep
 	if _, err := exec(ctx, tx, `UPDATE sources SET synced = $2 WHERE id = $1`, r.Source, now); err != nil {
 		return err
 	}
-	_, err := exec(ctx, tx, `UPDATE catalog SET status = $1 WHERE one = 1 AND status = $2`,
+	_, err = exec(ctx, tx, `UPDATE catalog SET status = $1 WHERE one = 1 AND status = $2`,
 		string(catalog.Available), string(catalog.NotImported))
 	return err
 }

@@ -41,7 +41,7 @@ func (r *report) print(out io.Writer) error {
 }
 
 func (r *report) printFull(b *strings.Builder) {
-	w := table(b, "data", "stored", "MiB/s", "bare", "ratio", "CPU s/GiB", "bare", "ratio", "MiB peak", "MiB allocated/GiB")
+	w := table(b, "data", "stored", "MiB/s", "bare", "ratio", "CPU s/GiB", "bare", "ratio", "MiB peak", "MiB allocated")
 	for _, f := range r.Full {
 		bare := f.Bare["send"]
 		row(w, f.Data,
@@ -51,7 +51,7 @@ func (r *report) printFull(b *strings.Builder) {
 			processorTime(f.Connector), processorTime(bare),
 			ratio(f.Connector, bare, func(u usage) float64 { return u.CPU().Seconds() }),
 			peak(f.Connector),
-			fmt.Sprintf("%.1f", median(f.Connector, func(u usage) float64 { return float64(u.Allocated) / float64(u.Read) * 1024 })),
+			fmt.Sprintf("%.0f", median(f.Connector, func(u usage) float64 { return float64(u.Allocated) / (1 << 20) })),
 		)
 	}
 	_ = w.Flush() // into memory

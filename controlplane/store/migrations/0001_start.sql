@@ -47,6 +47,7 @@ CREATE TABLE sources (
 CREATE TABLE connector_sources (
     connector TEXT NOT NULL,
     source    TEXT NOT NULL,
+    ended     TEXT NOT NULL DEFAULT '', -- the full listing that ended last
     PRIMARY KEY (connector, source)
 );
 CREATE INDEX connector_sources_source ON connector_sources (source);
