@@ -17,6 +17,7 @@ import (
 const (
 	killDisks    = 3
 	killDiskSize = 96 << 20
+	killPieces   = 75 // of 1 MiB each
 	killParallel = 2
 )
 
@@ -31,13 +32,12 @@ const sampled = killDisks * 64 * staging.BlockSize
 
 func killServers(seed uint64) (servers []vcenter.ServerSpec, allocated int64) {
 	disk := func(n uint64) vcenter.DiskSpec {
-		p := vcenter.Pattern{Seed: seed*10 + n, Random: 40, Text: 40}
-		return vcenter.DiskSpec{Content: vcenter.Generated(p, killDiskSize)}
+		return vcenter.DiskSpec{Content: vcenter.Over(newScattered(killDiskSize, killPieces, 1<<20, seed*10+n))}
 	}
 	return []vcenter.ServerSpec{
 		{Name: "one", ChangeTracking: true, Disks: []vcenter.DiskSpec{disk(1)}},
 		{Name: "two", ChangeTracking: true, Disks: []vcenter.DiskSpec{disk(2), disk(3)}},
-	}, killDisks * killDiskSize * 80 / 100
+	}, killDisks * killPieces << 20
 }
 
 // moment is a step of a run at which the trap shuts.
