@@ -19,12 +19,27 @@ type calls struct {
 	name string
 	left int
 	hit  bool
+	done chan struct{} // closed when hit
 }
 
 func (c *calls) arm(name string, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.name, c.left, c.hit = name, n, false
+	c.name, c.left, c.hit, c.done = name, n, false, make(chan struct{})
+}
+
+// await blocks while the call of that name is still to fail.
+func (c *calls) await(ctx context.Context, name string) {
+	c.mu.Lock()
+	armed, done := c.name == name && !c.hit, c.done
+	c.mu.Unlock()
+	if !armed {
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 func (c *calls) fails(name string) bool {
@@ -34,7 +49,9 @@ func (c *calls) fails(name string) bool {
 		return false
 	}
 	c.left--
-	c.hit = c.left == 0
+	if c.hit = c.left == 0; c.hit {
+		close(c.done)
+	}
 	return c.hit
 }
 
@@ -140,6 +157,13 @@ func TestAFailingCallOfTheControlPlaneCostsNoAttempt(t *testing.T) {
 	// No lease runs out within the test: what got lost is sent again.
 	p, v := newPlane(t, replication.Limits{OnDemandPerDay: 1000, Lease: 10 * patience, Attempts: 1}), newVCenter()
 	var made calls
+	// A run is over soon: it has to last until its lease was renewed.
+	v.setFault(func(ctx context.Context, op string) error {
+		if op == "Settle" {
+			made.await(ctx, "Renew")
+		}
+		return nil
+	})
 	d := p.start(t, v)
 	r := newRounds(t, p, v)
 	for _, answerLost := range []bool{false, true} {
