@@ -198,7 +198,7 @@ func TestAMoveThatIsKilledAnywhereIsContinued(t *testing.T) {
 	mover := newMover(t, Config{Parallel: 2, Memory: 2 * slabSize(staging.LargeSegmentBlocks)})
 	for _, stream := range []bool{false, true} {
 		// Every call at first, then ever fewer: the later ones are alike.
-		for kill := 1; ; kill += 1 + kill/8 {
+		for kill := 1; ; kill += 1 + kill/4 {
 			g := newGuest(t, 18*mib, 6)
 			g.stream, g.raw = stream, true
 			store := newStore()
