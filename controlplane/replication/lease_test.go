@@ -204,7 +204,7 @@ func TestReleaseCountsAsNoAttempt(t *testing.T) {
 func TestWaitingRunSaysWhatItWaitsFor(t *testing.T) {
 	b := newBench(t, replication.Limits{})
 	connector, j := b.one(replication.NewJob{})
-	if m := b.runs(j.ID)[0].Message; m != "waiting: the connectors that reach source vc-1.example are busy with other runs" {
+	if m := b.runs(j.ID)[0].Message; m != "waiting: the connectors that reach source vc-1.example have not taken it yet; they may be busy with other runs" {
 		t.Errorf("message %q", m)
 	}
 	b.pass(3 * time.Minute)

@@ -108,7 +108,7 @@ func explain(ctx context.Context, tx Tx, row *Row) error {
 		return err
 	}
 	if reached {
-		row.Message = "waiting: the connectors that reach source " + or(name, row.Source) + " are busy with other runs"
+		row.Message = "waiting: the connectors that reach source " + or(name, row.Source) + " have not taken it yet; they may be busy with other runs"
 	} else {
 		row.Message = "waiting: no connector that reaches source " + or(name, row.Source) + " is connected"
 	}
