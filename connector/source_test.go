@@ -130,6 +130,14 @@ func (v *vcenter) Check(context.Context, hypervisor.ServerID) (hypervisor.Report
 	return hypervisor.Report{}, nil
 }
 
+func (v *vcenter) CheckSource(context.Context) (hypervisor.Report, error) {
+	return hypervisor.Report{}, nil
+}
+
+func (v *vcenter) Shares(context.Context, hypervisor.ServerID) ([]hypervisor.Share, error) {
+	return nil, nil
+}
+
 func (v *vcenter) Watch(ctx context.Context, emit func(hypervisor.Change) error) error {
 	v.mu.Lock()
 	v.listings++

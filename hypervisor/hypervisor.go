@@ -51,6 +51,14 @@ type Source interface {
 	// in the way. It changes nothing.
 	Check(ctx context.Context, s ServerID) (Report, error)
 
+	// CheckSource does the same for the source itself: what our user may do,
+	// the certificate, how hosts are reached. It changes nothing.
+	CheckSource(ctx context.Context) (Report, error)
+
+	// Shares lists what a snapshot of the server has a part of for as long as
+	// it exists: its datastores, say. Nothing is taken by asking.
+	Shares(ctx context.Context, s ServerID) ([]Share, error)
+
 	// Snapshot freezes the servers for run at one moment as near as the
 	// platform can, and returns one reference per server, in their order.
 	// It looks for the run's own snapshots by name first and returns those:
@@ -91,6 +99,19 @@ type Properties struct {
 	SnapshotLimit, DiskLimit int
 	// Tracking says that the platform can tell what changed since a change ID.
 	Tracking bool
+}
+
+// Share is something of the platform's that several servers or disks use at
+// once, and of which each user takes one part: a host's buffers for copying
+// disks, a datastore's snapshots.
+type Share struct {
+	// Kind says what it is to people ("host", "datastore"), Name which one.
+	Kind, Name string
+	// Of says what is counted: "disks", "snapshots". Shares of different
+	// counts are different shares.
+	Of string
+	// Limit is how many may use it at once.
+	Limit int
 }
 
 // Quiesce says whether the guest is asked to bring its file systems and
@@ -142,7 +163,8 @@ type Anchor struct {
 // leases and sessions alive until Close.
 type Snapshot interface {
 	// Disks returns the disks to replicate in a stable order. Disks that
-	// cannot be snapshotted are not among them: Check reports those.
+	// cannot be snapshotted are not among them: Check reports those. A disk
+	// that is frozen, but cannot be read, is: its methods err with the reason.
 	Disks() []Disk
 	// Verify errs unless the snapshot still exists with the same identity
 	// and the same files as when it was opened (SnapshotGone).
@@ -191,6 +213,12 @@ type DiskInfo struct {
 	Transport, Why string
 	// RandomAccess disks take many Reads at once, others one for everything.
 	RandomAccess bool
+	// Patience is how long emit may block in Read before the source gives the
+	// stream up; zero for as long as it likes. Who has to wait longer ends
+	// Read cleanly and reads the rest later.
+	Patience time.Duration
+	// Shares are what reading the disk has a part of: its host's buffers, say.
+	Shares []Share
 }
 
 // Extent is the byte range [Offset, Offset+Length) of a disk.
@@ -253,8 +281,15 @@ type NIC struct{ Name, MAC, Network string }
 
 // Report is the answer of Check.
 type Report struct {
+	// Facts are what was looked at and how it is, in a fixed order: "hardware
+	// version" is "vmx-19". Findings are what is not as it should be.
+	Facts    []Fact
 	Findings []Finding
 }
+
+// Fact is something that Check saw. Subject is the disk or object concerned;
+// empty for the server or source itself.
+type Fact struct{ Subject, Name, Value string }
 
 // Ready reports whether nothing blocks a run.
 func (r Report) Ready() bool {

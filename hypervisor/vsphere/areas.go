@@ -153,6 +153,9 @@ func incomparable(since, now hypervisor.ChangeID) string {
 // Changed answers from change tracking. For the empty ID the answer is never
 // an error of tracking: without it, every byte may be other than zero.
 func (d *disk) Changed(ctx context.Context, since hypervisor.ChangeID, emit func(hypervisor.Extent) error) error {
+	if d.way == nil {
+		return d.unreadable
+	}
 	if since == "" {
 		return d.allocated(ctx, emit)
 	}

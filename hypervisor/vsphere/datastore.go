@@ -20,9 +20,10 @@ import (
 
 // frozenFile is a disk's flat file on a datastore.
 type frozenFile struct {
-	name string // "[datastore] web/web-flat.vmdk", for people
-	url  *url.URL
-	size int64 // of the file; at least the disk's
+	source *Source
+	name   string // "[datastore] web/web-flat.vmdk", for people
+	url    *url.URL
+	size   int64 // of the file; at least the disk's
 }
 
 // datastores are the datastores of a machine by name: names are unique within
@@ -97,6 +98,15 @@ func (s *Source) address(ctx context.Context, stores *datastores, store, file st
 	return &u, nil
 }
 
+// findDatastore reads the disk's files over HTTPS.
+func (s *Source) findDatastore(ctx context.Context, d *disk) (way, string, error) {
+	f, err := s.locate(ctx, d.snapshot.stores, d.virtualDisk)
+	if err != nil {
+		return nil, "", err
+	}
+	return f, "the frozen disk is one file on its datastore, and a trial range of it could be read", nil
+}
+
 // locate finds the one flat file that holds a frozen disk and makes a trial of
 // reading it. A disk with a parent is spread over several files.
 func (s *Source) locate(ctx context.Context, stores *datastores, d virtualDisk) (*frozenFile, error) {
@@ -130,7 +140,7 @@ func (s *Source) locate(ctx context.Context, stores *datastores, d virtualDisk) 
 	if address, err = s.address(ctx, stores, at.Datastore, flat); err != nil {
 		return nil, err
 	}
-	f := &frozenFile{name: fmt.Sprintf("[%s] %s", at.Datastore, flat), url: address}
+	f := &frozenFile{source: s, name: fmt.Sprintf("[%s] %s", at.Datastore, flat), url: address}
 	if err := s.probe(ctx, f, d.size); err != nil {
 		return nil, err
 	}

@@ -17,12 +17,25 @@ func TestAChainUnderAForeignSnapshotIsRefusedWithAReason(t *testing.T) {
 	p.TakeForeign(t, id, "before the upgrade")
 	s, _ := p.source(t, p.config())
 	ref := snapshot(t, s, "r1", id, hypervisor.QuiesceNever)
-	_, err := s.Open(t.Context(), ref)
-	has(t, err, vsphere.DiskUnreadable)
+	has(t, readFirst(t, s, ref), vsphere.DiskUnreadable)
 	must(t, s.Remove(t.Context(), ref))
 	if left := p.SnapshotNames(t); len(left) != 1 {
 		t.Errorf("snapshots are %q, want the foreign one", left)
 	}
+}
+
+// readFirst opens the snapshot and tells why its first disk cannot be read.
+func readFirst(t *testing.T, s *vsphere.Source, ref hypervisor.SnapshotRef) error {
+	t.Helper()
+	sn, err := s.Open(t.Context(), ref)
+	must(t, err)
+	defer func() { must(t, sn.Close()) }()
+	d := sn.Disks()[0]
+	err = d.Read(t.Context(), []hypervisor.Extent{{Length: d.Info().Size}}, func(int64, []byte, int64) error { return nil })
+	if changed := d.Changed(t.Context(), "", func(hypervisor.Extent) error { return nil }); err != nil && changed == nil {
+		t.Error("a disk that cannot be read tells of changes, and its run would find out late")
+	}
+	return err
 }
 
 func TestALockedFileIsRefusedWithAReason(t *testing.T) {
@@ -31,8 +44,7 @@ func TestALockedFileIsRefusedWithAReason(t *testing.T) {
 	id := p.add(t, vcenter.ServerSpec{Name: "web", Disks: []vcenter.DiskSpec{{Size: size}}, Quirks: vcenter.Quirks{FlatLocked: true}})
 	s, _ := p.source(t, p.config())
 	ref := snapshot(t, s, "r1", id, hypervisor.QuiesceNever)
-	_, err := s.Open(t.Context(), ref)
-	if !problem.Has(err, vsphere.ReadRefused) && !problem.Has(err, vsphere.PermissionDenied) {
+	if err := readFirst(t, s, ref); !problem.Has(err, vsphere.ReadRefused) && !problem.Has(err, vsphere.PermissionDenied) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -25,7 +25,7 @@ var vmProperties = []string{
 	"name", "disabledMethod", "datastore", "snapshot", "recentTask",
 	"config.uuid", "config.instanceUuid", "config.template", "config.version", "config.bootOptions",
 	"config.changeTrackingEnabled", "config.keyId", "config.extraConfig", "config.hardware.device",
-	"runtime.powerState", "runtime.connectionState", "runtime.consolidationNeeded",
+	"runtime.powerState", "runtime.host", "runtime.connectionState", "runtime.consolidationNeeded",
 	"guest.toolsRunningStatus",
 }
 

@@ -22,6 +22,8 @@ type snapshot struct {
 	what    hypervisor.SnapshotRef
 	frozen  []virtualDisk
 	disks   []hypervisor.Disk
+	stores  *datastores
+	host    ref // that the machine is on
 }
 
 // Open verifies the snapshot and finds out how each of its disks can be read.
@@ -33,11 +35,12 @@ func (s *Source) Open(ctx context.Context, what hypervisor.SnapshotRef) (hypervi
 	}
 	sn.machine = v.Self
 	sn.frozen = frozenDisks(object, v)
-	stores, err := s.datastores(ctx, v)
-	if err != nil {
+	if sn.stores, err = s.datastores(ctx, v); err != nil {
 		return nil, fmt.Errorf("open snapshot %s of %s: %w", what.ID, v.Name, err)
 	}
-	var errs []error
+	if v.Runtime.Host != nil {
+		sn.host = *v.Runtime.Host
+	}
 	for i, f := range sn.frozen {
 		if f.skip != "" {
 			continue
@@ -47,13 +50,10 @@ func (s *Source) Open(ctx context.Context, what hypervisor.SnapshotRef) (hypervi
 		if d.flaw == "" && f.changeID == "" {
 			d.flaw = "the snapshot has no change ID for the disk: tracking starts with the next snapshot after it was switched on"
 		}
-		if d.file, err = s.locate(ctx, stores, f); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", d.title, err))
-		}
 		sn.disks = append(sn.disks, d)
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("open snapshot %s: %w", what.ID, err)
+		if err := d.choose(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("open snapshot %s: %s: %w", what.ID, d.title, err), sn.Close())
+		}
 	}
 	return sn, nil
 }
@@ -115,8 +115,16 @@ func (sn *snapshot) Verify(ctx context.Context) error {
 	return nil
 }
 
-// Close has nothing to end: the session is the source's.
-func (sn *snapshot) Close() error { return nil }
+// Close ends what the disks' ways hold; the session is the source's.
+func (sn *snapshot) Close() error {
+	var errs []error
+	for _, d := range sn.disks {
+		if w := d.(*disk).way; w != nil {
+			errs = append(errs, w.close())
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // disk is one disk of an open snapshot.
 type disk struct {
@@ -125,24 +133,42 @@ type disk struct {
 	position int
 	title    string // for people, in errors
 	flaw     string // why change tracking cannot be relied on, or empty
-	file     *frozenFile
+
+	way            way // nil for a disk that cannot be read
+	transport, why string
+	unreadable     error
 }
 
 func (d *disk) Info() hypervisor.DiskInfo {
 	info := hypervisor.DiskInfo{
-		ID:           d.id,
-		Size:         d.size,
-		Name:         d.label + ", " + d.virtualDisk.file,
-		Position:     d.position,
-		ChangeID:     d.changeID,
-		Transport:    "datastore",
-		Why:          "the frozen disk is one file on its datastore, and a trial range of it could be read",
-		RandomAccess: true,
+		ID:        d.id,
+		Size:      d.size,
+		Name:      d.label + ", " + d.file,
+		Position:  d.position,
+		ChangeID:  d.changeID,
+		Transport: d.transport,
+		Why:       d.why,
+	}
+	if d.way != nil {
+		info.RandomAccess, info.Patience = d.way.randomAccess(), d.way.patience()
 	}
 	if d.flaw != "" {
 		info.ChangeID = ""
 	}
 	return info
+}
+
+// Read reads by the way that was chosen.
+func (d *disk) Read(ctx context.Context, in []hypervisor.Extent, emit func(int64, []byte, int64) error) error {
+	if err := checkExtents(in, d.size); err != nil {
+		return fmt.Errorf("%s: %w", d.title, err)
+	}
+	if d.way == nil {
+		return d.unreadable
+	}
+	ctx, cancel := d.snapshot.source.session.alive(ctx)
+	defer cancel()
+	return d.failed(ctx, d.way.read(ctx, in, emit))
 }
 
 // explain says what failed with the disk, and finds a vanished snapshot or a

@@ -28,27 +28,26 @@ var (
 	errExpired = errors.New("the session has expired")
 )
 
-// Read reads the frozen file range by range, one request after the other:
-// speed comes from many Reads at a time.
-func (d *disk) Read(ctx context.Context, in []hypervisor.Extent, emit func(int64, []byte, int64) error) error {
-	if err := checkExtents(in, d.size); err != nil {
-		return fmt.Errorf("%s: %w", d.title, err)
-	}
-	s := d.snapshot.source
-	ctx, cancel := s.session.alive(ctx)
-	defer cancel()
+// read reads the frozen file range by range, one request after the other:
+// speed comes from many reads at a time.
+func (f *frozenFile) read(ctx context.Context, in []hypervisor.Extent, emit func(int64, []byte, int64) error) error {
+	s := f.source
 	block := s.blocks.Get().(*[hypervisor.BlockSize]byte)
 	defer s.blocks.Put(block)
-	r := &reader{source: s, file: d.file, block: block[:], emit: emit, budget: newBudget(readTries, readLimit)}
+	r := &reader{source: s, file: f, block: block[:], emit: emit, budget: newBudget(readTries, readLimit)}
 	for len(in) > 0 {
 		var span hypervisor.Extent
 		span, in = nextSpan(in)
 		if err := r.span(ctx, span); err != nil {
-			return d.failed(ctx, err)
+			return err
 		}
 	}
 	return nil
 }
+
+func (f *frozenFile) randomAccess() bool      { return true }
+func (f *frozenFile) patience() time.Duration { return 0 }
+func (f *frozenFile) close() error            { return nil }
 
 // checkExtents holds callers to the contract of Read.
 func checkExtents(in []hypervisor.Extent, size int64) error {
@@ -72,7 +71,11 @@ func nextSpan(in []hypervisor.Extent) (span hypervisor.Extent, rest []hypervisor
 	return span, in
 }
 
+// failed says which disk could not be read, and why it was stopped if it was.
 func (d *disk) failed(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
 	if stopped := (*emitError)(nil); errors.As(err, &stopped) {
 		return stopped.err
 	}

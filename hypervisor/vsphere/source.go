@@ -42,16 +42,19 @@ type Config struct {
 // Limits bound what the source asks of vSphere. Zero values get the defaults
 // that the comments name.
 type Limits struct {
-	Snapshots   int           // 15 snapshots in the making or removal at once
-	Disks       int           // 8 disks read at once: the network file copy buffers of one host
-	Connections int           // 16 HTTPS connections to datastore files: vSphere has few HTTP sessions
-	Quiesce     time.Duration // 60 s for the guest to come to rest, when that is preferred but not required
-	Task        time.Duration // 15 min for a task to end; consolidation gets four times as long
-	Older       time.Duration // 15 min for an earlier snapshot of ours to be removed before a new one
-	Undo        time.Duration // 60 s to remove what a failed or canceled creation left
-	Idle        time.Duration // 60 s without a byte end a connection
-	KeepAlive   time.Duration // 5 min between signs of life: vSphere ends sessions that idle for 30
-	FreePercent int           // 5 % of a datastore must be free before a snapshot is taken; below 0: no matter
+	Snapshots int // 15 snapshots in the making or removal at once
+	Disks     int // 32 disks read at once
+	HostDisks int // 8 disks read at once of one host: its network file copy buffers hold no more
+	// DatastoreSnapshots is how many snapshots of ours one datastore holds at once: 15.
+	DatastoreSnapshots int
+	Connections        int           // 16 HTTPS connections to datastore files: vSphere has few HTTP sessions
+	Quiesce            time.Duration // 60 s for the guest to come to rest, when that is preferred but not required
+	Task               time.Duration // 15 min for a task to end; consolidation gets four times as long
+	Older              time.Duration // 15 min for an earlier snapshot of ours to be removed before a new one
+	Undo               time.Duration // 60 s to remove what a failed or canceled creation left
+	Idle               time.Duration // 60 s without a byte end a connection
+	KeepAlive          time.Duration // 5 min between signs of life: vSphere ends sessions that idle for 30
+	FreePercent        int           // 5 % of a datastore must be free before a snapshot is taken; below 0: no matter
 }
 
 func (l Limits) withDefaults() Limits {
@@ -66,7 +69,9 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	count(&l.Snapshots, 15)
-	count(&l.Disks, 8)
+	count(&l.Disks, 32)
+	count(&l.HostDisks, 8)
+	count(&l.DatastoreSnapshots, 15)
 	count(&l.Connections, 16)
 	if l.FreePercent == 0 {
 		l.FreePercent = 5
