@@ -33,8 +33,10 @@ type Config struct {
 	Proxy func(*http.Request) (*url.URL, error)
 	// Customize, when set, has the last word on the HTTP transports: how they dial, say.
 	Customize func(*http.Transport)
-	Log       logrus.FieldLogger
-	Limits    Limits
+	// NBD is the customer's own NBD server, for disks that cannot be had otherwise.
+	NBD    NBD
+	Log    logrus.FieldLogger
+	Limits Limits
 	// Now is the clock for what is remembered; nil for the system's.
 	Now func() time.Time
 }
@@ -91,6 +93,7 @@ type Source struct {
 	limits  Limits
 	log     logrus.FieldLogger
 	session *session
+	exports *exports      // nil without an NBD server
 	slots   chan struct{} // connections to datastore files
 	blocks  sync.Pool     // of *[hypervisor.BlockSize]byte
 }
@@ -116,6 +119,10 @@ func New(c Config) (*Source, error) {
 		c.Now = time.Now
 	}
 	limits := c.Limits.withDefaults()
+	exports, err := newExports(c.NBD, limits)
+	if err != nil {
+		return nil, err
+	}
 	session, err := newSession(c, limits)
 	if err != nil {
 		return nil, err
@@ -125,6 +132,7 @@ func New(c Config) (*Source, error) {
 		limits:  limits,
 		log:     c.Log,
 		session: session,
+		exports: exports,
 		slots:   make(chan struct{}, limits.Connections),
 	}
 	s.blocks.New = func() any { return new([hypervisor.BlockSize]byte) }

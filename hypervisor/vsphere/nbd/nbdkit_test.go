@@ -427,17 +427,15 @@ func TestCancellationAtAnyMomentLeavesTheConnectionInOrder(t *testing.T) {
 				all.Go(func() {
 					random := rand.New(rand.NewPCG(uint64(reader), 1))
 					got := make([]byte, 1<<20)
-					canceled := 0
 					for range 30 {
 						off := random.Int64N((size-1<<20)/512) * 512
-						ctx, cancel := context.WithTimeout(t.Context(), time.Duration(random.IntN(8000))*time.Microsecond)
+						ctx, cancel := context.WithTimeout(t.Context(), time.Microsecond<<random.IntN(17))
 						err := client.ReadAt(ctx, got, off)
 						cancel()
 						if err == nil && !bytes.Equal(got, content[off:off+1<<20]) {
 							t.Errorf("other bytes were read at %d", off)
 						}
 						if err != nil {
-							canceled++
 							if !errors.Is(err, context.DeadlineExceeded) {
 								t.Error(err)
 								return
@@ -445,7 +443,6 @@ func TestCancellationAtAnyMomentLeavesTheConnectionInOrder(t *testing.T) {
 							clear(got)
 						}
 					}
-					t.Logf("canceled %d of 30", canceled)
 				})
 			}
 			all.Wait()
