@@ -127,8 +127,12 @@ func openVSphere(ctx context.Context, dir string, v config.VSphere, proxy dial.P
 	if err := settings.Validate(); err != nil {
 		return fail(err)
 	}
+	nbd, err := nbdServer(v.NBD, proxy)
+	if err != nil {
+		return fail(err)
+	}
 	source, err := vsphere.New(vsphere.Config{
-		URL: v.URL, User: v.User, Password: password, Log: log,
+		NBD: nbd, URL: v.URL, User: v.User, Password: password, Log: log,
 		// Names of snapshots take letters and digits only.
 		Installation: strings.ReplaceAll(installation, "-", ""),
 		Customize: func(t *http.Transport) {
