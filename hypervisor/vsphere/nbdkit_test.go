@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"skylift/hypervisor"
 	"skylift/hypervisor/vsphere"
 	"skylift/hypervisor/vsphere/nbd/nbdtest"
+	"skylift/internal/need"
 	"skylift/internal/simulator/vcenter"
 )
 
@@ -294,5 +296,42 @@ func TestAddressesOfNBDServersAreChecked(t *testing.T) {
 	c.NBD = vsphere.NBD{URL: "nbd://nbd.example.com/{snapshot}/{file}", TLS: &tls.Config{}}
 	if _, err := vsphere.New(c); err == nil {
 		t.Error("settings for TLS were taken, and would not have been used")
+	}
+}
+
+// TestTheExampleServesSnapshotsByName runs the plugin of docs/setup.md, with a
+// stand-in for the nbdkit that it starts: VDDK cannot be had here.
+func TestTheExampleServesSnapshotsByName(t *testing.T) {
+	program := need.Program(t, "nbdkit")
+	if out, err := exec.Command(need.Program(t, "python3"), "-c", "import nbd").CombinedOutput(); err != nil {
+		need.Missing(t, "libnbd's Python module: %s", out)
+	}
+	if out, err := exec.Command(program, "python", "--dump-plugin").CombinedOutput(); err != nil {
+		need.Missing(t, "nbdkit's python plugin: %s", out)
+	}
+	l := newLocked(t)
+	dir := t.TempDir()
+	asked, standIn := filepath.Join(dir, "asked"), filepath.Join(dir, "nbdkit")
+	must(t, os.WriteFile(standIn, fmt.Appendf(nil, "#!/bin/sh\nprintf '%%s\\n' \"$@\" > %q\nexec %s -r -s --exit-with-parent file %q\n", asked, program, l.path), 0o700))
+	server := nbdtest.Serve(t, "python", "../../docs/skylift-vddk.py", "nbdkit="+standIn,
+		"server=vcenter.example.com", "user=svc", "password-file=/etc/vcenter.password", "thumbprint=aa:bb", "libdir=/opt/vddk")
+	d := l.open(t, vsphere.NBD{URL: "nbd://" + server.Address + "/{vm}/{snapshot}/{file}"})
+	if info := d.Info(); info.Transport != "nbdkit" {
+		t.Fatalf("the transport is %q because %s", info.Transport, info.Why)
+	}
+	got, zeros, err := readAll(t.Context(), d, hypervisor.Extent{Length: lockedSize})
+	if err != nil || !bytes.Equal(got, l.content) || zeros == 0 {
+		t.Errorf("equal: %v, %d zeros, %v", bytes.Equal(got, l.content), zeros, err)
+	}
+	args, err := os.ReadFile(asked)
+	must(t, err)
+	want := strings.Join([]string{"-r", "-s", "--exit-with-parent", "vddk", "libdir=/opt/vddk", "server=vcenter.example.com", "user=svc",
+		"password=+/etc/vcenter.password", "thumbprint=aa:bb", "vm=moref=" + l.vm, "snapshot=" + l.snapshot, "file=" + l.file}, "\n")
+	if strings.TrimSpace(string(args)) != want {
+		t.Errorf("it was run with %q, want %q", args, want)
+	}
+	odd := l.open(t, vsphere.NBD{URL: "nbd://" + server.Address + "/{snapshot}/{file}"})
+	if info := odd.Info(); info.Transport != "" {
+		t.Errorf("a name in another form was served: %s", info.Why)
 	}
 }
