@@ -396,6 +396,45 @@ func TestAReadThatWasNotSentIsCanceledWithoutATrace(t *testing.T) {
 	})
 }
 
+func TestAReplyToARequestThatWasNotSentIsNotTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		queued := make(chan struct{})
+		client := scripted(t, agreed{}, func(s *server) {
+			<-queued
+			s.say(simpleReply(2, 0, 'x')...)
+		})
+		ended := make(chan error)
+		for range 2 {
+			go func() { ended <- client.ReadAt(t.Context(), make([]byte, 1), 0) }()
+			synctest.Wait() // the sender is busy with the first
+		}
+		close(queued)
+		for range 2 {
+			if err := <-ended; !errors.Is(err, ErrProtocol) {
+				t.Errorf("got %v", err)
+			}
+		}
+	})
+}
+
+func TestCloseDoesNotWaitForAServerThatTakesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan struct{})
+		client := scripted(t, agreed{}, func(*server) { <-stuck })
+		defer close(stuck)
+		ended := make(chan error, 1)
+		go func() { ended <- client.ReadAt(t.Context(), make([]byte, 1), 0) }()
+		synctest.Wait()
+		start := time.Now()
+		if err := client.Close(); err != nil || time.Since(start) > time.Second {
+			t.Errorf("it took %s, %v", time.Since(start), err)
+		}
+		if err := <-ended; !errors.Is(err, ErrClosed) {
+			t.Errorf("the read ended with %v", err)
+		}
+	})
+}
+
 func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		farewell := make(chan uint16, 1)

@@ -460,13 +460,13 @@ func BenchmarkReadAt(b *testing.B) {
 		args []string
 		tls  *tls.Config
 	}{
-		"plain": {nil, nil},
-		"TLS":   {[]string{"--tls=require", "--tls-certificates=" + authority.Directory(b)}, &tls.Config{RootCAs: authority.Pool}},
-		"1ms":   {[]string{"--filter=delay", "delay-read=1ms"}, nil},
+		"plain":       {nil, nil},
+		"TLS":         {[]string{"--tls=require", "--tls-certificates=" + authority.Directory(b)}, &tls.Config{RootCAs: authority.Pool}},
+		"late by 5ms": {[]string{"--filter=delay", "delay-read=5ms"}, nil},
 	} {
 		for _, inFlight := range []int{1, 4, 16} {
 			b.Run(fmt.Sprintf("%s/in-flight=%d", name, inFlight), func(b *testing.B) {
-				args := append(slices.Clone(c.args), "pattern", fmt.Sprint(size))
+				args := append([]string{"memory", fmt.Sprint(size)}, c.args...)
 				s := nbdtest.Serve(b, args...)
 				client := connect(b, nbd.Config{Address: s.Address, TLS: c.tls})
 				b.SetBytes(size)
