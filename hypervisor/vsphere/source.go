@@ -33,8 +33,13 @@ type Config struct {
 	Proxy func(*http.Request) (*url.URL, error)
 	// Customize, when set, has the last word on the HTTP transports: how they dial, say.
 	Customize func(*http.Transport)
-	Log       logrus.FieldLogger
-	Limits    Limits
+	// CustomizeHost does the same for connections to ESXi hosts that vCenter
+	// sends us to. The authorities of the transport's TLSClientConfig are
+	// trusted besides what vCenter tells of a host; a pin of vCenter's
+	// certificate does not belong there.
+	CustomizeHost func(*http.Transport)
+	Log           logrus.FieldLogger
+	Limits        Limits
 	// Now is the clock for what is remembered; nil for the system's.
 	Now func() time.Time
 }
@@ -91,6 +96,7 @@ type Source struct {
 	limits  Limits
 	log     logrus.FieldLogger
 	session *session
+	hosts   *hostClients
 	slots   chan struct{} // connections to datastore files
 	blocks  sync.Pool     // of *[hypervisor.BlockSize]byte
 }
@@ -125,6 +131,7 @@ func New(c Config) (*Source, error) {
 		limits:  limits,
 		log:     c.Log,
 		session: session,
+		hosts:   newHostClients(c, limits.Connections),
 		slots:   make(chan struct{}, limits.Connections),
 	}
 	s.blocks.New = func() any { return new([hypervisor.BlockSize]byte) }
@@ -133,7 +140,10 @@ func New(c Config) (*Source, error) {
 
 // Close logs out and ends what runs in the background. Calls that are under
 // way fail.
-func (s *Source) Close(ctx context.Context) error { return s.session.close(ctx) }
+func (s *Source) Close(ctx context.Context) error {
+	defer s.hosts.close()
+	return s.session.close(ctx)
+}
 
 // Properties tells how to treat a vSphere source.
 func (s *Source) Properties() hypervisor.Properties {
