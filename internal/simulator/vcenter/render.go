@@ -16,7 +16,7 @@ import (
 // caller holds world, or is alone with the VM.
 func (vm *VM) render() {
 	o, spec := &vm.obj.VirtualMachine, vm.spec
-	host, pool := vm.host.Self, vm.s.places.pool.Self
+	host, pool := vm.host.obj.Self, vm.s.places.pool.Self
 	boot := now()
 	if o.Config != nil {
 		boot = o.Config.CreateDate
@@ -26,7 +26,7 @@ func (vm *VM) render() {
 	o.Config = vm.config(vm.disks, vm.live)
 	o.Config.CreateDate = boot
 	o.Runtime = types.VirtualMachineRuntimeInfo{
-		Host: &host, PowerState: spec.Power, ConnectionState: types.VirtualMachineConnectionStateConnected,
+		Host: &host, PowerState: spec.Power, ConnectionState: vm.connection,
 		ConsolidationNeeded: vm.consolidation,
 	}
 	o.Guest = &types.GuestInfo{
