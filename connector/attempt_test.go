@@ -17,43 +17,6 @@ import (
 	linkv1 "skylift/link/linkv1"
 )
 
-func TestTheReasonToWaitStaysAsLongAsSomethingWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLimit(0, "%s is full (%d)", "the source")
-		a := &attempt{}
-		leave, err := l.enter(t.Context(), a.waitFor)
-		if err != nil || a.report().WaitingFor != "" {
-			t.Fatalf("%q, error %v", a.report().WaitingFor, err)
-		}
-		left := make(chan func(), 2)
-		ctx, cancel := context.WithCancel(t.Context())
-		for range 2 {
-			go func() {
-				leave, err := l.enter(ctx, a.waitFor)
-				if err != nil {
-					leave = nil
-				}
-				left <- leave
-			}()
-		}
-		synctest.Wait()
-		leave()
-		leave = <-left
-		synctest.Wait()
-		if got := a.report().WaitingFor; got != "waiting: the source is full (1)" {
-			t.Errorf("one disk has its place, one waits: %q", got)
-		}
-		cancel()
-		if <-left != nil {
-			t.Error("a place was given twice")
-		}
-		if got := a.report().WaitingFor; got != "" {
-			t.Errorf("nothing waits: %q", got)
-		}
-		leave()
-	})
-}
-
 func TestASnapshotThatIsNotRecordedEndsTheRunAndIsLeftToTheJanitor(t *testing.T) {
 	refused := &problem.Kind{Code: "run-snapshot-refused", Title: "the run has another snapshot", Hint: "The run ends"}
 	synctest.Test(t, func(t *testing.T) {
@@ -214,7 +177,7 @@ func TestSnapshotsInTheMakingAreLimitedAndOnePlaceIsTheJanitors(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		one, _ := waiting.Load("sms-run-1")
 		two, _ := waiting.Load("sms-run-2")
-		want := "waiting: vcenter-1 has as many snapshots made and removed at once as it may (1)"
+		want := "waiting: source vcenter-1 has 1 of 1 snapshots made or removed at once"
 		if making.Load() != 1 || (one != want) == (two != want) {
 			t.Errorf("%d in the making; the runs say %q and %q", making.Load(), one, two)
 		}
