@@ -3,6 +3,7 @@ package connector
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -116,6 +117,39 @@ func TestAbandonedSnapshotsOfRunsUnderWayHereStay(t *testing.T) {
 		}
 		close(done)
 		c.runs.wait()
+	})
+}
+
+func TestARunWhoseSnapshotMustNotStayIsGivenUpWithTheReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		plane := &control{}
+		source := &quiet{snapshot: func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}}
+		c := newConnector(t, plane, source)
+		c.obey(t.Context(), replicate(1))
+		synctest.Wait()
+		run := hypervisor.RunID(replicate(1).GetReplicate().Lease.Run)
+		source.held = []hypervisor.SnapshotRef{{Server: "uuid-1", Run: run, ID: "snapshot-1", Urgent: "datastore ds1 has 1 of 100 GiB free"}}
+		if err := c.watches["vc-1"].clean(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.runs.wait()
+		ends := plane.ends()
+		if len(ends) != 1 {
+			t.Fatalf("the run ended %d times", len(ends))
+		}
+		if f := ends[0].GetFailure(); f.GetCode() != SnapshotUrgent.Code || f.Retry || f.Release || !strings.Contains(f.Message, "1 of 100 GiB free") {
+			t.Errorf("the failure: %v", f)
+		}
+		if got := c.watches["vc-1"].abandoned(source.held); len(got) != 0 {
+			t.Errorf("removed although the control plane answers: %v", got)
+		}
+		time.Sleep(2 * time.Hour)
+		if got := c.watches["vc-1"].abandoned(source.held); len(got) != 1 {
+			t.Error("nobody answers, and the snapshot stays until it is old")
+		}
 	})
 }
 

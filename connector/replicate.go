@@ -272,6 +272,9 @@ func (a *attempt) finish(anchor hypervisor.Anchor, err, cause error) {
 	case errors.Is(cause, errCancelled):
 		a.log.Info("the run was cancelled")
 		req.Outcome = &linkv1.FinishRequest_Failure{Failure: &linkv1.Failure{Code: "cancelled", Message: errCancelled.Error()}}
+	case problem.Has(cause, SnapshotUrgent):
+		a.log.WithError(cause).Error("the run's snapshot is given up")
+		req.Outcome = &linkv1.FinishRequest_Failure{Failure: failure(cause)}
 	case cause != nil:
 		a.log.WithError(cause).Info("the connector shuts down and hands the run back")
 		req.Outcome = &linkv1.FinishRequest_Failure{Failure: &linkv1.Failure{Release: true, Retry: true, Message: "the connector was shut down"}}
