@@ -3,6 +3,7 @@ package vcenter
 import (
 	"crypto/tls"
 	"fmt"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/vmware/govmomi/vim25/types"
@@ -29,6 +30,10 @@ type Config struct {
 
 	// Denied are the privileges that the user lacks, everywhere.
 	Denied []string
+
+	// LeaseTimeout is how long an export's lease lives without a report of
+	// progress; default 5 minutes. Clients see it rounded up to seconds.
+	LeaseTimeout time.Duration
 
 	// OnSnapshot is told of every snapshot while it is taken: the disks are
 	// frozen, the task is not finished, the guest may go on writing. It runs
@@ -110,6 +115,14 @@ type Quirks struct {
 	// FlatLocked has /folder refuse even frozen files while the server runs,
 	// as ESXi does where the file system's locks forbid it.
 	FlatLocked bool
+	// ExportFails has ExportSnapshot and ExportVm answer InvalidState.
+	ExportFails bool
+	// ExportAlone has them answer TaskInProgress while another lease on the
+	// server is held.
+	ExportAlone bool
+	// ExportReversed lists the disks of a lease in reverse, and numbers their
+	// files so: only the keys tell which is which.
+	ExportReversed bool
 	// SeSparseBackings shows disks with SEsparse deltas, and all that is below
 	// these, as VirtualDiskSeSparseBackingInfo; otherwise every chain is made of
 	// VirtualDiskFlatVer2BackingInfo, which tells of deltas by its format and
@@ -178,6 +191,9 @@ func (c Config) withDefaults() Config {
 	c.Datastores = stores
 	if c.AreasPerPage <= 0 {
 		c.AreasPerPage = 2000
+	}
+	if c.LeaseTimeout <= 0 {
+		c.LeaseTimeout = 5 * time.Minute
 	}
 	if c.Log == nil {
 		log := logrus.New()
