@@ -255,7 +255,7 @@ func TestEveryKindOfGrainIsThere(t *testing.T) {
 			put(t, d, zeroed, append(noise(8, 4096), make([]byte, 4096)...))
 			put(t, d, written, noise(9, 512))
 			snapshotNow(t, c, vm, "delta")
-			entry := func(off int64) (kind uint64, place int64) { return 0, 0 }
+			var entry func(off int64) (kind uint64, place int64)
 			var p []byte
 			if format == DeltasSESparse {
 				p = download(t, s, "web/web-000001-sesparse.vmdk", "")
