@@ -61,6 +61,10 @@ type Config struct {
 	// Now is the clock by which tickets and sessions expire; default time.Now.
 	Now func() time.Time
 
+	// LeaseTimeout is how long an export's lease lives without a report of
+	// progress; default 5 minutes. Clients see it rounded up to seconds.
+	LeaseTimeout time.Duration
+
 	// OnSnapshot is told of every snapshot while it is taken: the disks are
 	// frozen, the task is not finished, the guest may go on writing. It runs
 	// on the task's goroutine and must not wait for an operation on the same
@@ -142,6 +146,14 @@ type Quirks struct {
 	// FlatLocked has /folder refuse even frozen files while the server runs,
 	// as ESXi does where the file system's locks forbid it.
 	FlatLocked bool
+	// ExportFails has ExportSnapshot and ExportVm answer InvalidState.
+	ExportFails bool
+	// ExportAlone has them answer TaskInProgress while another lease on the
+	// server is held.
+	ExportAlone bool
+	// ExportReversed lists the disks of a lease in reverse, and numbers their
+	// files so: only the keys tell which is which.
+	ExportReversed bool
 	// SeSparseBackings shows disks with SEsparse deltas, and all that is below
 	// these, as VirtualDiskSeSparseBackingInfo; otherwise every chain is made of
 	// VirtualDiskFlatVer2BackingInfo, which tells of deltas by its format and
@@ -223,6 +235,9 @@ func (c Config) withDefaults() Config {
 	c.Datastores = stores
 	if c.AreasPerPage <= 0 {
 		c.AreasPerPage = 2000
+	}
+	if c.LeaseTimeout <= 0 {
+		c.LeaseTimeout = 5 * time.Minute
 	}
 	if c.Log == nil {
 		log := logrus.New()
