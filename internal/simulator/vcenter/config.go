@@ -126,6 +126,11 @@ type DiskSpec struct {
 type Quirks struct {
 	// QuiesceFails fails snapshots that ask for a quiesced guest.
 	QuiesceFails bool
+	// SnapshotTakes is how long a snapshot's task runs before the disks are
+	// frozen, ConsolidationTakes how long one runs that removes snapshots,
+	// after they have left the tree and before their files are merged. See
+	// VM.Hurry.
+	SnapshotTakes, ConsolidationTakes time.Duration
 	// ConsolidationNeeded has removed snapshots leave their delta files
 	// behind and runtime.consolidationNeeded set, until ConsolidateVMDisks.
 	ConsolidationNeeded bool

@@ -48,7 +48,7 @@ type Server struct {
 	dirs   map[string]*VM // by the folder of its files
 	denied []denial
 	next   atomic.Int64 // counts references given out
-	recent []types.ManagedObjectReference
+	recent []*task
 	places places
 
 	revisions revisions
