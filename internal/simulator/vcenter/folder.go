@@ -22,7 +22,7 @@ const transferSize = 1 << 20
 // that is asked directly, nil where vCenter is.
 func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request, h *Host) {
 	file, query := strings.TrimPrefix(r.URL.Path, "/folder/"), r.URL.Query()
-	w = s.arriveFile(w, r, Call{Method: r.Method + " /folder", Path: file, Host: h.Name()})
+	w = s.arriveFile(w, r, Call{Method: r.Method + " /folder", Path: file, Host: h.name()})
 	if w == nil {
 		return
 	}
@@ -43,7 +43,7 @@ func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request, h *Host) {
 	}
 	store := query.Get("dsName")
 	if h != nil && !h.mounts(store) {
-		http.Error(w, s.refuse("%s %s: host %s has no datastore %q", r.Method, r.URL, h.Name(), store), http.StatusNotFound)
+		http.Error(w, s.refuse("%s %s: host %s has no datastore %q", r.Method, r.URL, h.name(), store), http.StatusNotFound)
 		return
 	}
 	if why := s.mayRead(store); why != "" {

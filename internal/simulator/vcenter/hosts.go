@@ -50,8 +50,11 @@ func (s *Server) Host(name string) *Host {
 	return nil
 }
 
-// Name is the host's name in the inventory; empty for nil, which is vCenter.
-func (h *Host) Name() string {
+// Name is the host's name in the inventory.
+func (h *Host) Name() string { return h.obj.Name }
+
+// name is empty for the nil host, which is vCenter.
+func (h *Host) name() string {
 	if h == nil {
 		return ""
 	}
