@@ -37,6 +37,9 @@ type Host struct {
 	locked  bool // in lockdown mode
 }
 
+// Hosts lists the hosts in the order of the configuration.
+func (s *Server) Hosts() []*Host { return slices.Clone(s.places.hosts) }
+
 // Host returns a host by its name, nil where there is none.
 func (s *Server) Host(name string) *Host {
 	for _, h := range s.places.hosts {
@@ -46,6 +49,9 @@ func (s *Server) Host(name string) *Host {
 	}
 	return nil
 }
+
+// Name is the host's name in the inventory.
+func (h *Host) Name() string { return h.obj.Name }
 
 // name is empty for the nil host, which is vCenter.
 func (h *Host) name() string {
@@ -283,16 +289,11 @@ func (h *Host) mounts(store string) bool {
 	return ok && slices.Contains(h.obj.Datastore, ds.Self)
 }
 
-// hostAddress is where a client reads the bytes of the VM's disks, and the
-// SHA-1 thumbprint of the certificate there: its host's own listener, or
-// vCenter's where hosts have none. The caller holds world.
-func (s *Server) hostAddress(vm *VM) (address, thumbprint string) {
-	if h := vm.host; h.address != "" {
-		return h.address, h.Thumbprint()
+// hostAddress is where a client reads the bytes of the VM's disks: its host's
+// own listener, or vCenter's where hosts have none. The caller holds world.
+func (s *Server) hostAddress(vm *VM) string {
+	if vm.host.address == "" {
+		return s.URL.Host
 	}
-	block, _ := pem.Decode(s.CertificatePEM)
-	if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
-		thumbprint = soap.ThumbprintSHA1(cert)
-	}
-	return s.URL.Host, thumbprint
+	return vm.host.address
 }

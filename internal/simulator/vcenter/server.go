@@ -45,11 +45,12 @@ type Server struct {
 	// for writing. Order: VM.op, world, volumes.
 	world  sync.RWMutex
 	vms    map[types.ManagedObjectReference]*VM
-	dirs   map[string]*VM    // by the folder of its files
-	leases map[string]*lease // by their ticket; also those that have ended
+	dirs   map[string]*VM // by the folder of its files
 	denied []denial
-	next   atomic.Int64 // counts references given out
-	recent []types.ManagedObjectReference
+	leases map[string]*lease // by their ticket
+	ended  []*lease          // some of them, the oldest first
+	next   atomic.Int64      // counts references given out
+	recent []*task
 	places places
 
 	revisions revisions

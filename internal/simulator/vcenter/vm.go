@@ -15,15 +15,19 @@ import (
 
 // VM is a server of the simulated vCenter, as a test sees it.
 type VM struct {
-	s  *Server
-	op sync.Mutex // one operation at a time; taken before world
+	s     *Server
+	op    sync.Mutex // one operation at a time; taken before world
+	waits waits
+	task  *task // that holds op
 
 	// Guarded by world.
 	spec          ServerSpec
 	obj           *machine
 	host          *Host
 	connection    types.VirtualMachineConnectionState
-	dir           string // of its files, which a rename does not move
+	dir           string                         // of its files, which a rename does not move
+	home          string                         // the datastore of its configuration
+	recent        []types.ManagedObjectReference // tasks
 	disks         []*Disk
 	detached      []*Disk // removed, and still part of snapshots
 	made          int     // disks ever made: files are not named twice
@@ -48,7 +52,7 @@ type machine struct {
 func (s *Server) newVM(spec ServerSpec, dir string, folder *simulator.Folder) (*VM, error) {
 	spec.ExtraConfig = maps.Clone(spec.ExtraConfig)
 	vm := &VM{
-		s: s, spec: spec, dir: dir, tracked: spec.ChangeTracking, quirks: spec.Quirks,
+		s: s, spec: spec, dir: dir, home: s.cfg.Datastores[0].Name, tracked: spec.ChangeTracking, quirks: spec.Quirks,
 		connection: types.VirtualMachineConnectionStateConnected,
 	}
 	vm.host = s.places.hosts[int(s.next.Load())%len(s.places.hosts)]
