@@ -53,23 +53,21 @@ func (c *counted) ReadAt(ctx context.Context, p []byte, off int64) error {
 	return c.File.ReadAt(ctx, p, off)
 }
 
-// content fills a disk with what disks hold: holes, explicit zeros, text that
-// compresses and bytes that do not, at odd places.
+// content fills a disk with what disks hold: holes, text that compresses and
+// bytes that do not, at odd places.
 func content(size int64, seed uint64) []byte {
 	rng := rand.New(rand.NewPCG(seed, 1))
+	random := rand.NewChaCha8([32]byte{byte(seed)})
+	text := bytes.Repeat([]byte("a line of a log file\n"), 10_000)
 	p := make([]byte, size)
 	for off := int64(0); off < size; {
 		n := min(size-off, 1+rng.Int64N(200<<10))
 		switch rng.IntN(4) {
 		case 0: // a hole
 		case 1:
-			for i := range p[off : off+n] {
-				p[off+int64(i)] = byte(rng.Uint32())
-			}
+			random.Read(p[off : off+n])
 		case 2:
-			for i := range p[off : off+n] {
-				p[off+int64(i)] = "a line of a log file\n"[i%21]
-			}
+			copy(p[off:off+n], text)
 		case 3:
 			p[off] = 1 // nearly a hole
 		}
@@ -78,6 +76,17 @@ func content(size int64, seed uint64) []byte {
 	if size > 0 {
 		p[size-1] = 0xee
 	}
+	return p
+}
+
+// sparse is a disk with little content at the start, in the middle and at the
+// end.
+func sparse(size int64, seed uint64) []byte {
+	p := make([]byte, size)
+	const some = 600 << 10
+	copy(p, content(some, seed))
+	copy(p[size/2:], content(some, seed+1))
+	copy(p[size-some:], content(some, seed+2))
 	return p
 }
 
