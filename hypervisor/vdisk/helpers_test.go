@@ -56,7 +56,7 @@ func (c *counted) ReadAt(ctx context.Context, p []byte, off int64) error {
 // content fills a disk with what disks hold: holes, text that compresses and
 // bytes that do not, at odd places.
 func content(size int64, seed uint64) []byte {
-	rng := rand.New(rand.NewPCG(seed, 1))
+	rng := seeded(seed)
 	random := rand.NewChaCha8([32]byte{byte(seed)})
 	text := bytes.Repeat([]byte("a line of a log file\n"), 10_000)
 	p := make([]byte, size)

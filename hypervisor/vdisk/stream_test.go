@@ -104,6 +104,7 @@ func (w *streamWriter) disk(disk []byte) []byte {
 	}
 	w.WriteString(w.descriptor)
 	w.Write(make([]byte, 128*SectorSize-w.Len()))
+	hole := make([]byte, testGrain)
 	for off := int64(0); off < w.size; off += testGrain {
 		p := disk[off:min(w.size, off+testGrain)]
 		number := off / testGrain
@@ -111,7 +112,7 @@ func (w *streamWriter) disk(disk []byte) []byte {
 			w.flushTable()
 			w.filled = number / hostedEntries
 		}
-		if zeros(p) {
+		if bytes.Equal(p, hole[:len(p)]) {
 			continue
 		}
 		if w.pad {
@@ -235,7 +236,7 @@ func TestAStreamOfADiskOfManyTablesIsReadWithoutItsHoles(t *testing.T) {
 }
 
 func TestStreamsWithTheirTablesBehindAreRead(t *testing.T) {
-	disk := sparse(70<<20+5*512, 7)
+	disk := sparse(33<<20+5*512, 7)
 	for name, w := range map[string]*streamWriter{
 		"as they come": {}, "with a padded last grain": {pad: true}, "with markers that do not count": {silent: true},
 	} {
@@ -348,7 +349,7 @@ func TestGrainsCanBeInflatedElsewhere(t *testing.T) {
 }
 
 func TestBrokenStreamsAreRefused(t *testing.T) {
-	disk := sparse(36<<20, 13)
+	disk := sparse(33<<20, 13)
 	good := new(streamWriter).disk(disk)
 	change := func(at int, p ...byte) func([]byte) []byte {
 		return func(s []byte) []byte { copy(s[at:], p); return s }
