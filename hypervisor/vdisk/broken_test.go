@@ -26,7 +26,7 @@ func patch(width int, at int64, v uint64) func(p []byte) []byte {
 func TestBrokenDeltasAreRefused(t *testing.T) {
 	rng := seeded(3)
 	d := delta{20 << 20, 4096, map[int64][]byte{0: make([]byte, 4096), 1: nil}}
-	cowd, se := d.cowd(rng), d.sesparse(rng)
+	cowd, se := d.cowd(rng), d.sesparse(rng, 0)
 	cowdTable := int64(binary.LittleEndian.Uint32(cowd[2048:])) * SectorSize
 	const seGD, seGT = 2 << 20, 3 << 20
 	last := func(p []byte) uint64 { return uint64(len(p)/SectorSize - 1) }

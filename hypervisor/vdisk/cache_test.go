@@ -128,7 +128,7 @@ func TestATableThatCannotBeReadIsTriedAgain(t *testing.T) {
 // The largest disks: their directories are not read to find one grain.
 func TestOneGrainOfTheLargestDiskTakesTwoReads(t *testing.T) {
 	const size = 64 << 40
-	header := delta{size: 1 << 20, grain: 4096}.sesparse(seeded(1))[:2*SectorSize]
+	header := delta{size: 1 << 20, grain: 4096}.sesparse(seeded(1), 0)[:2*SectorSize]
 	const entries = size / (4096 * seEntries)
 	binary.LittleEndian.PutUint64(header[16:], size/SectorSize)
 	for i, v := range []uint64{2048, entries * 8 / SectorSize, 1 << 20, 1 << 30} {
@@ -149,8 +149,8 @@ func TestOneGrainOfTheLargestDiskTakesTwoReads(t *testing.T) {
 	if n := f.reads.Load(); n != 2 {
 		t.Errorf("%d reads", n)
 	}
-	if got := mustPieces(t, l, 1<<40, 8<<40); len(got) != 1 || got[0].Kind != Parent {
-		t.Errorf("8 TiB of nothing: %d pieces", len(got))
+	if got := mustPieces(t, l, 1<<40, 1<<40); len(got) != 1 || got[0].Kind != Parent {
+		t.Errorf("1 TiB of nothing: %d pieces", len(got))
 	}
 	if n := len(l.(*grains).cache.held); n > cached {
 		t.Errorf("%d tables are kept", n)

@@ -107,13 +107,13 @@ func (d delta) cowd(rng *rand.Rand) deltaFile {
 	return f
 }
 
-// sesparse writes the delta as ESXi's SEsparse, with grains enough before the
-// first one for their numbers to need more than the low 12 bits. It puts the
-// parts where the real file of TestARealFileOfESXiIsRead has them.
-func (d delta) sesparse(rng *rand.Rand) deltaFile {
+// sesparse writes the delta as ESXi's SEsparse, with its parts where the real
+// file of TestARealFileOfESXiIsRead has them. As many grains as unused says
+// come before the first.
+func (d delta) sesparse(rng *rand.Rand, unused int64) deltaFile {
 	const mib = 1 << 20
 	tables := (d.size + d.grain*seEntries - 1) / (d.grain * seEntries)
-	f := make(deltaFile, 0, 32*mib)
+	f := make(deltaFile, 0, 8*mib+unused*d.grain)
 	f.grow(6 * mib)
 	const directory, table, grains = 2 * mib, 3 * mib, 6 * mib
 	for i, v := range map[int64]uint64{
@@ -126,8 +126,7 @@ func (d delta) sesparse(rng *rand.Rand) deltaFile {
 	f.put64(SectorSize, 0xcafecafe)
 	f.put64(SectorSize+8, uint64(tables))
 	made := map[int64]int64{}
-	next := 4090 + rng.Int64N(4)
-	f.grow(next * d.grain)
+	f.grow(unused * d.grain)
 	for _, n := range d.shuffled(rng) {
 		number := n / seEntries
 		if _, there := made[number]; !there {
@@ -193,11 +192,13 @@ func TestChainsReadAsQemuReadsThem(t *testing.T) {
 			links := []Link{flatLink(disk)}
 			for i, l := range layers {
 				d := randomDelta(rng, l.size, l.grain, l.zeros)
-				build, open := d.sesparse, OpenSESparse
+				var file []byte
+				open := OpenCOWD
 				if l.kind == "VMFSSPARSE" {
-					build, open = d.cowd, OpenCOWD
+					file = d.cowd(rng)
+				} else { // some grains' numbers need more than the low 12 bits
+					file, open = d.sesparse(rng, 4090), OpenSESparse
 				}
-				file := build(rng)
 				describe(t, dir, i+1, l.kind, l.size, file)
 				links = append([]Link{link(t, open, fileOf(file))}, links...)
 				disk = d.over(disk)
@@ -221,7 +222,7 @@ func TestADeltaSaysWhatItHolds(t *testing.T) {
 	rng := seeded(1)
 	for name, l := range map[string]Layout{
 		"COWD":     link(t, OpenCOWD, fileOf(d.cowd(rng))).Layout,
-		"SEsparse": link(t, OpenSESparse, fileOf(d.sesparse(rng))).Layout,
+		"SEsparse": link(t, OpenSESparse, fileOf(d.sesparse(rng, 0))).Layout,
 	} {
 		t.Run(name, func(t *testing.T) {
 			type run struct {

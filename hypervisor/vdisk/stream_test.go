@@ -349,7 +349,7 @@ func TestGrainsCanBeInflatedElsewhere(t *testing.T) {
 }
 
 func TestBrokenStreamsAreRefused(t *testing.T) {
-	disk := sparse(33<<20, 13)
+	disk := content(2<<20, 13)
 	good := new(streamWriter).disk(disk)
 	change := func(at int, p ...byte) func([]byte) []byte {
 		return func(s []byte) []byte { copy(s[at:], p); return s }
@@ -392,7 +392,7 @@ func TestBrokenStreamsAreRefused(t *testing.T) {
 		"a grain of too many bytes":                  le32(first+8, 2*testGrain+1),
 		"a grain of bytes beyond the address space":  le32(first+8, 1<<32-1),
 		"a grain twice":                              le64(second, 0),
-		"grains that descend":                        le64(first, 128*100),
+		"grains that descend":                        le64(first, 128*30),
 		"a grain that does not inflate":              change(first+grainHeader, 0xff, 0xff),
 		"a grain whose checksum is wrong":            change(first+grainHeader+int(binary.LittleEndian.Uint32(good[first+8:]))-1, good[first+grainHeader+int(binary.LittleEndian.Uint32(good[first+8:]))-1]^1),
 		"a grain too short": func(s []byte) []byte {
