@@ -158,6 +158,7 @@ func (h *Host) listen(address string) error {
 func (h *Host) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/folder/", func(w http.ResponseWriter, r *http.Request) { h.s.serveFolder(w, r, h) })
+	mux.HandleFunc("/nfc/", func(w http.ResponseWriter, r *http.Request) { h.s.serveNFC(w, r, h) })
 	return h.s.counted(mux)
 }
 
@@ -288,11 +289,16 @@ func (h *Host) mounts(store string) bool {
 	return ok && slices.Contains(h.obj.Datastore, ds.Self)
 }
 
-// hostAddress is where a client reads the bytes of the VM's disks: its host's
-// own listener, or vCenter's where hosts have none. The caller holds world.
-func (s *Server) hostAddress(vm *VM) string {
-	if vm.host.address == "" {
-		return s.URL.Host
+// hostAddress is where a client reads the bytes of the VM's disks, and the
+// SHA-1 thumbprint of the certificate there: its host's own listener, or
+// vCenter's where hosts have none. The caller holds world.
+func (s *Server) hostAddress(vm *VM) (address, thumbprint string) {
+	if h := vm.host; h.address != "" {
+		return h.address, h.Thumbprint()
 	}
-	return vm.host.address
+	block, _ := pem.Decode(s.CertificatePEM)
+	if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
+		thumbprint = soap.ThumbprintSHA1(cert)
+	}
+	return s.URL.Host, thumbprint
 }
