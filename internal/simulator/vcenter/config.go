@@ -33,6 +33,10 @@ type Config struct {
 	// on what is below it. The operations that need them fail as well.
 	Denied []string
 
+	// LeaseTimeout is how long an export's lease lives without a report of
+	// progress; default 5 minutes. Clients see it rounded up to seconds.
+	LeaseTimeout time.Duration
+
 	// NoHostListeners leaves hosts without HTTPS of their own; their names then
 	// lead nowhere, as where a firewall keeps clients from them.
 	NoHostListeners bool
@@ -60,10 +64,6 @@ type Config struct {
 
 	// Now is the clock by which tickets and sessions expire; default time.Now.
 	Now func() time.Time
-
-	// LeaseTimeout is how long an export's lease lives without a report of
-	// progress; default 5 minutes. Clients see it rounded up to seconds.
-	LeaseTimeout time.Duration
 
 	// OnSnapshot is told of every snapshot while it is taken: the disks are
 	// frozen, the task is not finished, the guest may go on writing. It runs

@@ -294,16 +294,11 @@ func (h *Host) mounts(store string) bool {
 	return ok && slices.Contains(h.obj.Datastore, ds.Self)
 }
 
-// hostAddress is where a client reads the bytes of the VM's disks, and the
-// SHA-1 thumbprint of the certificate there: its host's own listener, or
-// vCenter's where hosts have none. The caller holds world.
-func (s *Server) hostAddress(vm *VM) (address, thumbprint string) {
-	if h := vm.host; h.address != "" {
-		return h.address, h.Thumbprint()
+// hostAddress is where a client reads the bytes of the VM's disks: its host's
+// own listener, or vCenter's where hosts have none. The caller holds world.
+func (s *Server) hostAddress(vm *VM) string {
+	if vm.host.address == "" {
+		return s.URL.Host
 	}
-	block, _ := pem.Decode(s.CertificatePEM)
-	if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
-		thumbprint = soap.ThumbprintSHA1(cert)
-	}
-	return s.URL.Host, thumbprint
+	return vm.host.address
 }

@@ -24,6 +24,7 @@ type lease struct {
 	vm     *VM
 	snap   *snapshot // nil: the server as it is
 	ticket string    // the secret in its URLs
+	host   *Host     // that serves it, once it is ready
 
 	renewed  chan struct{} // takes a token at each report of progress
 	stop     chan struct{} // closed at its end

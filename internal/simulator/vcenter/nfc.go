@@ -11,8 +11,8 @@ import (
 
 // serveNFC answers GET of /nfc/<ticket>/disk-<n>.vmdk, the URLs of a lease, by
 // writing the disk while it is read. As on ESXi these know no ranges and the
-// length is not told beforehand; the ticket is all that a client needs. The host
-// is the one that is asked directly, nil where vCenter is.
+// length is not told beforehand; the ticket is all that a client needs. The host is the one that is asked, nil where
+// it is vCenter.
 func (s *Server) serveNFC(w http.ResponseWriter, r *http.Request, h *Host) {
 	file := strings.TrimPrefix(r.URL.Path, "/nfc/")
 	conn := http.NewResponseController(w)
@@ -27,9 +27,6 @@ func (s *Server) serveNFC(w http.ResponseWriter, r *http.Request, h *Host) {
 	ticket, name, _ := strings.Cut(file, "/")
 	s.world.RLock()
 	l := s.leases[ticket]
-	if l != nil && h == nil {
-		h = l.vm.host
-	}
 	s.world.RUnlock()
 	if l == nil {
 		http.Error(w, s.refuse("%s %s: there was never such a lease", r.Method, r.URL.Path), http.StatusNotFound)
@@ -41,12 +38,19 @@ func (s *Server) serveNFC(w http.ResponseWriter, r *http.Request, h *Host) {
 		return
 	}
 	defer done()
-	release := h.takeTransfer()
+	if !l.servedBy(h) {
+		http.Error(w, s.refuse("%s %s: another host has that lease", r.Method, r.URL.Path), http.StatusNotFound)
+		return
+	}
+	release := l.host.takeTransfer()
 	if release == nil {
 		http.Error(w, "out of HTTP sessions, try again later", http.StatusServiceUnavailable)
 		return
 	}
 	defer release()
+	if !s.pause(r.Context(), s.fileLatency(disk.datastore)) {
+		return
+	}
 	written := make(chan struct{})
 	var watch sync.WaitGroup
 	defer watch.Wait()
