@@ -137,8 +137,12 @@ func openVSphere(ctx context.Context, dir string, v config.VSphere, proxy dial.P
 			}
 		}
 	}
+	nbd, err := nbdServer(v.NBD, proxy)
+	if err != nil {
+		return fail(err)
+	}
 	source, err := vsphere.New(vsphere.Config{
-		URL: v.URL, User: v.User, Password: password, Log: log,
+		NBD: nbd, URL: v.URL, User: v.User, Password: password, Log: log,
 		// Names of snapshots take letters and digits only.
 		Installation: strings.ReplaceAll(installation, "-", ""),
 		Customize:    over(settings), CustomizeHost: over(hostSettings),
