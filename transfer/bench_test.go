@@ -52,7 +52,7 @@ func (s hollowStore) Put(ctx context.Context, key string, p []byte) error {
 func moveLoop(t testing.TB, m *Mover, d *loopDisk) {
 	t.Helper()
 	_, err := m.Move(t.Context(), Task{Job: "job", Run: "run", Snapshot: &fakeSnapshot{}, Disk: d,
-		Ref: hypervisor.SnapshotRef{ID: "snapshot-1"}, Store: hollowStore{newStore()}, Compress: true})
+		Ref: hypervisor.SnapshotRef{ID: "snapshot-1"}, Store: hollowStore{newStore()}, Compression: Zstd})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -207,9 +207,13 @@ func (g *guest) differing(d *fakeDisk) (changed, data int64) {
 }
 
 func (g *guest) task(d *fakeDisk, store staging.Store, progress *Progress) Task {
+	compression := Zstd
+	if g.raw {
+		compression = Off
+	}
 	return Task{
 		Job: "sms-job-1", Run: fmt.Sprintf("sms-run-%d", g.epoch),
-		Snapshot: &fakeSnapshot{}, Disk: d, Store: store, Base: g.base, Compress: !g.raw, Progress: progress,
+		Snapshot: &fakeSnapshot{}, Disk: d, Store: store, Base: g.base, Compression: compression, Progress: progress,
 		Ref: hypervisor.SnapshotRef{ID: fmt.Sprintf("snapshot-%d", g.epoch), Created: time.Unix(1e9, 0), Consistency: hypervisor.CrashConsistent},
 	}
 }

@@ -31,17 +31,37 @@ type Limiter struct {
 	mu      sync.Mutex
 	table   Timetable
 	changed chan struct{} // closed and replaced by Set
-	sends   map[*send]struct{}
+	sends   map[*Send]struct{}
 	watch   *time.Timer // runs while there are sends that a timetable may end
 }
 
-// send is an upload under way.
-type send struct{ end context.CancelCauseFunc }
+// Send is an upload under way.
+type Send struct {
+	limiter *Limiter
+	ctx     context.Context // ends with the upload, whose life it is
+	end     context.CancelCauseFunc
+}
+
+// Context governs the upload. It ends with ErrShut as its cause when the
+// timetable shuts.
+func (s *Send) Context() context.Context { return s.ctx }
+
+// Done says that the upload is over.
+func (s *Send) Done() {
+	l := s.limiter
+	l.mu.Lock()
+	delete(l.sends, s)
+	if len(l.sends) == 0 && l.watch != nil {
+		l.watch.Stop()
+	}
+	l.mu.Unlock()
+	s.end(nil)
+}
 
 // New makes a Limiter. now tells the time on the wall, by which timetables go;
 // nil stands for time.Now.
 func New(t Timetable, now func() time.Time) *Limiter {
-	l := &Limiter{now: now, changed: make(chan struct{}), sends: map[*send]struct{}{}}
+	l := &Limiter{now: now, changed: make(chan struct{}), sends: map[*Send]struct{}{}}
 	if l.now == nil {
 		l.now = time.Now
 	}
@@ -127,24 +147,15 @@ func (l *Limiter) shut() (reason string, again time.Duration, changed <-chan str
 	return "the bandwidth timetable is shut until " + next.In(l.table.zone).Format("Mon 15:04"), min(recheck, next.Sub(now)), l.changed
 }
 
-// Sending returns a context for an upload, which ends with ErrShut as its cause
-// when the timetable shuts. done is called when the upload is over.
-func (l *Limiter) Sending(ctx context.Context) (_ context.Context, done func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	s := &send{cancel}
+// Sending begins an upload; its Done must be called.
+func (l *Limiter) Sending(ctx context.Context) *Send {
+	s := &Send{limiter: l}
+	s.ctx, s.end = context.WithCancelCause(ctx)
 	l.mu.Lock()
 	l.sends[s] = struct{}{}
 	l.mu.Unlock()
 	l.enforce()
-	return ctx, func() {
-		l.mu.Lock()
-		delete(l.sends, s)
-		if len(l.sends) == 0 && l.watch != nil {
-			l.watch.Stop()
-		}
-		l.mu.Unlock()
-		cancel(nil)
-	}
+	return s
 }
 
 // enforce ends what may not be sent, and looks again when that may change.
