@@ -143,15 +143,15 @@ func (w *waits) notify(what string) func() {
 
 func TestWhoComesWhileItIsShutWaitsAndSaysUntilWhen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := New(parse(t, "Fri-20:00,shut Mon-19:00,20M", time.UTC), nil)
+		l := New(parse(t, "Thu-20:00,shut Sat-02:30,20M", time.UTC), nil)
 		start, w := time.Now(), new(waits)
 		if err := l.Open(t.Context(), w.notify); err != nil {
 			t.Fatal(err)
 		}
-		if waited := time.Since(start); waited != 2*24*time.Hour+19*time.Hour {
+		if waited := time.Since(start); waited != 2*time.Hour+30*time.Minute {
 			t.Errorf("waited %s", waited)
 		}
-		if !slices.Equal(w.said, []string{"the bandwidth timetable is shut until Mon 19:00"}) || w.open != 0 {
+		if !slices.Equal(w.said, []string{"the bandwidth timetable is shut until Sat 02:30"}) || w.open != 0 {
 			t.Errorf("said %q, %d of it not over", w.said, w.open)
 		}
 		if err := l.Open(t.Context(), w.notify); err != nil || len(w.said) != 1 {
@@ -204,7 +204,7 @@ func TestAWaitEndsWithItsContext(t *testing.T) {
 
 func TestAnUploadIsBrokenOffWhenTheTimetableShuts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := New(parse(t, "00:00,1M 12:00,shut 13:00,off", time.UTC), nil)
+		l := New(parse(t, "00:00,1M 00:40,shut 13:00,off", time.UTC), nil)
 		start := time.Now()
 		early := l.Sending(t.Context())
 		early.Done()
@@ -214,7 +214,7 @@ func TestAnUploadIsBrokenOffWhenTheTimetableShuts(t *testing.T) {
 		late := l.Sending(t.Context())
 		defer late.Done()
 		<-late.Context().Done()
-		if cause := context.Cause(late.Context()); !errors.Is(cause, ErrShut) || time.Since(start) != 12*time.Hour {
+		if cause := context.Cause(late.Context()); !errors.Is(cause, ErrShut) || time.Since(start) != 40*time.Minute {
 			t.Errorf("ended after %s with %v", time.Since(start), cause)
 		}
 		shut := l.Sending(t.Context())
