@@ -2,6 +2,8 @@ package vcenter
 
 import (
 	"crypto/tls"
+	"fmt"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/vmware/govmomi/vim25/types"
@@ -26,8 +28,38 @@ type Config struct {
 	AreasPerPage int
 	EmptyPages   bool
 
-	// Denied are the privileges that the user lacks, everywhere.
+	// Denied are the privileges that the user lacks: "VApp.Export" everywhere,
+	// "VApp.Export@web" on the object of that name or reference (as vm-1001) and
+	// on what is below it. The operations that need them fail as well.
 	Denied []string
+
+	// NoHostListeners leaves hosts without HTTPS of their own; their names then
+	// lead nowhere, as where a firewall keeps clients from them.
+	NoHostListeners bool
+	// Tickets is how service tickets are treated, TicketTimeout how long one can
+	// be used (default 30 s).
+	Tickets       Tickets
+	TicketTimeout time.Duration
+	// HostTransfers is how many files one host serves at a time, directly or
+	// through vCenter; more are answered 503. Default: no limit.
+	HostTransfers int
+
+	// Latency passes before every answer.
+	Latency Latency
+
+	// SessionTimeout ends sessions that have not been used for so long; default:
+	// never. Sessions is how many there may be; Login answers 503 past it.
+	SessionTimeout time.Duration
+	Sessions       int
+
+	// Standalone is an ESXi host without vCenter: one host, no cluster, the
+	// datacenter ha-datacenter, the user root, no folders.
+	Standalone bool
+	// FreeLicense has all calls that change something fail with RestrictedVersion.
+	FreeLicense bool
+
+	// Now is the clock by which tickets and sessions expire; default time.Now.
+	Now func() time.Time
 
 	// OnSnapshot is told of every snapshot while it is taken: the disks are
 	// frozen, the task is not finished, the guest may go on writing. It runs
@@ -42,13 +74,23 @@ type Config struct {
 	Log logrus.FieldLogger // default: none
 }
 
-// Datastore describes a datastore, mounted on all hosts.
+// Datastore describes a datastore.
 type Datastore struct {
 	Name     string
-	Type     string // VMFS (default), NFS, vsan, VVOL
-	Capacity int64  // bytes; default 100 TiB
-	Free     int64  // bytes; default half of the capacity
+	Type     string   // VMFS (default), NFS, vsan, VVOL
+	Capacity int64    // bytes; default 100 TiB
+	Free     int64    // bytes; default half of the capacity
+	Hosts    []string // that have it mounted; default all
+	// Deltas is the format of the delta files that snapshots start. Disks of 2
+	// TiB and more have SEsparse ones everywhere: the other format ends there.
+	Deltas string // DeltasSESparse (default, as VMFS 6) or DeltasVMFSSparse
 }
+
+// The formats of delta files.
+const (
+	DeltasSESparse   = "sesparse"
+	DeltasVMFSSparse = "vmfsSparse" // COWD
+)
 
 // ServerSpec describes a VM. Only the name is required.
 type ServerSpec struct {
@@ -100,6 +142,11 @@ type Quirks struct {
 	// FlatLocked has /folder refuse even frozen files while the server runs,
 	// as ESXi does where the file system's locks forbid it.
 	FlatLocked bool
+	// SeSparseBackings shows disks with SEsparse deltas, and all that is below
+	// these, as VirtualDiskSeSparseBackingInfo; otherwise every chain is made of
+	// VirtualDiskFlatVer2BackingInfo, which tells of deltas by its format and
+	// parent alone. vCenters do the one or the other.
+	SeSparseBackings bool
 	// Allocated is how "*" is answered.
 	Allocated AllocatedAnswer
 	// Resized is how changes since before a growth are answered.
@@ -139,9 +186,22 @@ func (c Config) withDefaults() Config {
 		}
 	}
 	def(&c.Address, "127.0.0.1:0")
+	if c.Standalone {
+		def(&c.User, "root")
+		c.Datacenter = "ha-datacenter"
+		if len(c.Hosts) == 0 {
+			c.Hosts = []string{"esx-1.example.com"}
+		}
+	}
 	def(&c.User, "administrator@vsphere.local")
 	def(&c.Password, "simulated")
 	def(&c.Datacenter, "DC0")
+	if c.TicketTimeout <= 0 {
+		c.TicketTimeout = 30 * time.Second
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	if len(c.Hosts) == 0 {
 		c.Hosts = []string{"esx-1.example.com", "esx-2.example.com"}
 	}
@@ -151,6 +211,7 @@ func (c Config) withDefaults() Config {
 	stores := make([]Datastore, len(c.Datastores))
 	for i, d := range c.Datastores {
 		def(&d.Type, "VMFS")
+		def(&d.Deltas, DeltasSESparse)
 		if d.Capacity == 0 {
 			d.Capacity = 100 << 40
 		}
@@ -200,6 +261,16 @@ func (s ServerSpec) withDefaults() ServerSpec {
 		s.InstanceUUID = newUUID("50")
 	}
 	return s
+}
+
+// check refuses what would be misunderstood.
+func (c Config) check() error {
+	for _, d := range c.Datastores {
+		if d.Deltas != DeltasSESparse && d.Deltas != DeltasVMFSSparse {
+			return fmt.Errorf("datastore %q: the format of deltas is %s or %s, not %q", d.Name, DeltasSESparse, DeltasVMFSSparse, d.Deltas)
+		}
+	}
+	return nil
 }
 
 // guestName is what vSphere shows for a guest ID; the ID itself where it is not listed here.

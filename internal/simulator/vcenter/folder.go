@@ -18,34 +18,48 @@ import (
 const transferSize = 1 << 20
 
 // serveFolder answers GET and HEAD of /folder/<path>?dcPath=&dsName= for
-// descriptors and for flat files whose bytes stand still.
-func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request) {
-	file := strings.TrimPrefix(r.URL.Path, "/folder/")
-	err := s.arrive(r.Context(), Call{Method: r.Method + " /folder", Path: file})
-	var status HTTPStatus
-	var after DropAfter
-	switch {
-	case errors.Is(err, ErrDropped), errors.Is(err, ErrAnswerLost):
-		panic(http.ErrAbortHandler)
-	case errors.As(err, &status):
-		w.WriteHeader(int(status))
-		return
-	case errors.As(err, &after):
-		w = &shortWriter{w, int64(after)}
-	case err != nil:
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+// descriptors, and for flat and delta files whose bytes stand still. The host is
+// the one that is asked directly, nil where vCenter is.
+func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request, h *Host) {
+	file, query := strings.TrimPrefix(r.URL.Path, "/folder/"), r.URL.Query()
+	w = s.arriveFile(w, r, Call{Method: r.Method + " /folder", Path: file, Host: h.name()})
+	if w == nil {
 		return
 	}
-	if !s.authorized(r) {
-		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
-		http.Error(w, "not authorized", http.StatusUnauthorized)
+	done, admitted := s.admit(w, r, h)
+	defer done()
+	if !admitted {
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		http.Error(w, s.refuse("%s %s: files are only read", r.Method, r.URL.Path), http.StatusMethodNotAllowed)
 		return
 	}
-	content, failed := s.open(file, r.URL.Query())
+	if h != nil || s.cfg.Standalone {
+		// A host has one datacenter, and it is the default.
+		if dc := strings.Trim(query.Get("dcPath"), "/"); dc == "" || dc == "ha-datacenter" {
+			query.Set("dcPath", s.cfg.Datacenter)
+		}
+	}
+	store := query.Get("dsName")
+	if h != nil && !h.mounts(store) {
+		http.Error(w, s.refuse("%s %s: host %s has no datastore %q", r.Method, r.URL, h.name(), store), http.StatusNotFound)
+		return
+	}
+	if why := s.mayRead(store); why != "" {
+		http.Error(w, why, http.StatusForbidden)
+		return
+	}
+	if h == nil {
+		h = s.hostOf(file)
+	}
+	release := h.takeTransfer()
+	if release == nil {
+		http.Error(w, "out of HTTP sessions, try again later", http.StatusServiceUnavailable)
+		return
+	}
+	defer release()
+	content, failed := s.open(file, query)
 	if failed != nil {
 		http.Error(w, s.refuse("%s %s: %s", r.Method, r.URL, failed.why), failed.status)
 		return
@@ -55,7 +69,61 @@ func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request) {
 			s.log.WithError(err).Warn("vCenter simulator: closing a file")
 		}
 	}()
-	s.serveContent(w, r, content)
+	if s.pause(r.Context(), s.fileLatency(store)) {
+		s.serveContent(w, r, content)
+	}
+}
+
+// arriveFile counts a request for a file and lets Config.Fault have it; the
+// answer goes to the returned writer, which is nil where it was given.
+func (s *Server) arriveFile(w http.ResponseWriter, r *http.Request, call Call) http.ResponseWriter {
+	err := s.arrive(r.Context(), call)
+	var status HTTPStatus
+	var after DropAfter
+	switch {
+	case errors.Is(err, ErrDropped), errors.Is(err, ErrAnswerLost):
+		panic(http.ErrAbortHandler)
+	case errors.As(err, &status):
+		w.WriteHeader(int(status))
+		return nil
+	case errors.As(err, &after):
+		return &shortWriter{w, int64(after)}
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return nil
+	}
+	return w
+}
+
+// admit says whether the client may have files, and answers where not. What lets
+// it in is in use until done.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, h *Host) (done func(), ok bool) {
+	done = func() {}
+	if h == nil {
+		done, ok = s.authorized(r)
+		ok = ok || s.cfg.Standalone && s.places.hosts[0].ticketed(w, r)
+	} else if h.lockdown() {
+		http.Error(w, "the host is in lockdown mode", http.StatusForbidden)
+		return done, false
+	} else {
+		ok = h.ticketed(w, r)
+	}
+	if !ok {
+		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
+		http.Error(w, "not authorized", http.StatusUnauthorized)
+	}
+	return done, ok
+}
+
+// hostOf is the host of the server that a file belongs to; nil where none does.
+func (s *Server) hostOf(file string) *Host {
+	s.world.RLock()
+	defer s.world.RUnlock()
+	dir, _, _ := strings.Cut(file, "/")
+	if vm := s.dirs[dir]; vm != nil {
+		return vm.host
+	}
+	return nil
 }
 
 // openFile is a file under /folder that is being read.
@@ -70,18 +138,31 @@ type openError struct {
 	why    string
 }
 
-// open finds a file by its datastore and path.
+// open finds a file by its datastore and path, ready to be read.
 func (s *Server) open(file string, query url.Values) (*openFile, *openError) {
+	f, failed := s.find(file, query)
+	if f == nil {
+		return nil, failed
+	}
+	if d, ok := f.ReaderAt.(*deltaFile); ok {
+		size, err := d.build() // too long a work to be done under the locks
+		if err != nil {
+			return nil, &openError{http.StatusInternalServerError, errors.Join(err, f.close()).Error()}
+		}
+		f.size = size
+	}
+	return f, nil
+}
+
+func (s *Server) find(file string, query url.Values) (*openFile, *openError) {
 	store := query.Get("dsName")
 	if dc := strings.Trim(query.Get("dcPath"), "/"); dc != s.cfg.Datacenter {
 		return nil, &openError{http.StatusNotFound, fmt.Sprintf("there is no datacenter %q", dc)}
 	}
 	s.world.RLock()
 	defer s.world.RUnlock()
-	for _, vm := range s.vms {
-		if !strings.HasPrefix(file, vm.dir+"/") {
-			continue
-		}
+	dir, _, _ := strings.Cut(file, "/")
+	if vm := s.dirs[dir]; vm != nil {
 		for _, d := range append(append([]*Disk(nil), vm.disks...), vm.detached...) {
 			if d.spec.Datastore != store {
 				continue
@@ -98,25 +179,26 @@ func (s *Server) open(file string, query url.Values) (*openFile, *openError) {
 func (d *Disk) open(file string) (*openFile, *openError) {
 	d.v.mu.Lock()
 	defer d.v.mu.Unlock()
+	running := d.vm.spec.Power == types.VirtualMachinePowerStatePoweredOn
 	for _, l := range d.v.layers {
 		switch {
 		case l.file == file:
 			text := strings.NewReader(d.descriptor(l))
 			return &openFile{text, text.Size(), func() error { return nil }}, nil
-		case l.dataFile() != file || d.spec.RDM != "":
+		case d.dataFile(l) != file || d.spec.RDM != "":
 			continue
+		case l != d.v.live && running && d.vm.quirks.FlatLocked:
+			return nil, &openError{http.StatusForbidden, "the file is locked by the running server"}
+		case l == d.v.live && running:
+			return nil, &openError{http.StatusForbidden, "the file is in use: a running server's disk must be frozen by a snapshot first"}
 		case l.parent != nil:
-			return nil, &openError{http.StatusNotFound, "the contents of delta files are not modeled"}
-		case l != d.v.live:
-			if d.vm.quirks.FlatLocked && d.vm.spec.Power == types.VirtualMachinePowerStatePoweredOn {
-				return nil, &openError{http.StatusForbidden, "the file is locked by the running server"}
-			}
+			f := d.openDelta(l)
+			return &openFile{f, 0, f.release}, nil
+		case l == d.v.live:
+			return &openFile{liveDisk{d.v}, d.v.size, func() error { return nil }}, nil
+		default:
 			w := d.v.pin(l, d.v.size)
 			return &openFile{w, w.size, w.release}, nil
-		case d.vm.spec.Power == types.VirtualMachinePowerStatePoweredOn:
-			return nil, &openError{http.StatusForbidden, "the file is in use: a running server's disk must be frozen by a snapshot first"}
-		default:
-			return &openFile{liveDisk{d.v}, d.v.size, func() error { return nil }}, nil
 		}
 	}
 	return nil, nil
