@@ -30,7 +30,7 @@ const (
 	settled = 250 * time.Millisecond
 	// remembered is how long a line that turned out too slow is not tried
 	// again, and retried how often the compressor's rate is measured anew
-	// while it is off.
+	// while it is off, with enough segments.
 	remembered = 5 * time.Minute
 	retried    = time.Minute
 )
@@ -55,6 +55,7 @@ type compressor struct {
 	tooSlow float64
 	until   time.Time // tooSlow is believed
 	again   time.Time // the compressor is measured
+	measure int       // segments that are still compressed for that
 }
 
 func newCompressor(cores, sends int, limit func() bandwidth.Limit) *compressor {
@@ -73,7 +74,10 @@ func (c *compressor) choose(wanted Compression) bool {
 		return true
 	}
 	if now := c.now(); now.After(c.again) {
-		c.again = now.Add(retried)
+		c.again, c.measure = now.Add(retried), enough
+	}
+	if c.measure > 0 {
+		c.measure--
 		return true
 	}
 	return false
@@ -146,7 +150,7 @@ func (c *compressor) decide() {
 		network = min(network, c.tooSlow)
 	}
 	if network > processors*margin {
-		c.off, c.again = true, now.Add(retried)
+		c.off, c.again, c.measure = true, now.Add(retried), 0
 		c.line.forget(now)
 	}
 }
@@ -158,7 +162,7 @@ type rate struct {
 }
 
 func (r *rate) add(bytes float64, took time.Duration) {
-	const fade = 0.9
+	const fade = 0.8
 	r.bytes, r.seconds = r.bytes*fade+bytes, r.seconds*fade+took.Seconds()
 	r.samples++
 }

@@ -58,7 +58,7 @@ func (g gated) send(ctx context.Context, w write, key string, p []byte) error {
 	sending := g.limiter.Sending(ctx)
 	defer sending.Done()
 	if limit, slowed := g.limiter.Slowed(); slowed {
-		defer hypervisor.Waiting(ctx, "sending at the set "+limit.String())()
+		defer hypervisor.Waiting(ctx, "the bandwidth is set to "+limit.String())()
 	}
 	err := w(sending.Context(), key, p)
 	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(sending.Context()), bandwidth.ErrShut) {

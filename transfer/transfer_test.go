@@ -109,51 +109,6 @@ func runOnce(t *testing.T, g *guest, mover *Mover, store staging.Store) *Progres
 	return p
 }
 
-func TestTrackingThatLiesTurnsTheRunIntoAComparingPass(t *testing.T) {
-	g := newGuest(t, 64*staging.BlockSize, 3)
-	g.writeAt(0, 64*staging.BlockSize, 0)
-	store, mover := newStore(), newMover(t, Config{})
-	runOnce(t, g, mover, store)
-	g.writeAt(10*staging.BlockSize, 100, 0)
-	g.writeAt(20*staging.BlockSize, 100, 0)
-	d := g.freeze()
-	honest := d.changed
-	d.changed = func(since hypervisor.ChangeID) ([]hypervisor.Extent, error) {
-		all, err := honest(since)
-		return all[:1], err
-	}
-	p := new(Progress)
-	sealed, err := mover.Move(t.Context(), g.task(d, store, p))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if mode, reason := p.Mode(); mode != staging.Comparing || !strings.Contains(reason, "block 20") {
-		t.Errorf("the run is %s because %q", mode, reason)
-	}
-	g.land(d, store, sealed)
-}
-
-func TestASourceThatLiesAboutWhatIsAllocatedIsReadWhole(t *testing.T) {
-	g := newGuest(t, 64*staging.BlockSize, 12)
-	g.raw = true
-	g.writeAt(0, 40*staging.BlockSize, 0)
-	d := g.freeze()
-	honest := d.changed
-	d.changed = func(since hypervisor.ChangeID) ([]hypervisor.Extent, error) {
-		all, err := honest(since)
-		return all[:20], err
-	}
-	store, p := newStore(), new(Progress)
-	sealed, err := newMover(t, Config{}).Move(t.Context(), g.task(d, store, p))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if mode, reason := p.Mode(); mode != staging.Full || !strings.Contains(reason, "lied about what is allocated") {
-		t.Errorf("the run is %s because %q", mode, reason)
-	}
-	g.land(d, store, sealed)
-}
-
 func TestTrackingThatCannotAnswerTurnsTheRunIntoAComparingPass(t *testing.T) {
 	g := newGuest(t, 20*mib, 4)
 	g.writeAt(0, 20*mib, 0)
