@@ -136,12 +136,12 @@ func TestNothingIsSentAndNothingHeldWhileTheTimetableIsShut(t *testing.T) {
 		g.stream, g.raw = stream, true
 		g.writeAt(0, 40*mib, 0)
 		synctest.Test(t, func(t *testing.T) {
-			// A bubble begins on a Saturday at midnight. At 3 MiB/s the run takes 13 s.
+			// A bubble begins on a Saturday at midnight. At 1 MiB/s nothing is stored before it shuts.
 			table := timetable(t, "Fri-00:00,off Sat-00:01,shut Sat-00:30,off")
 			limiter := bandwidth.New(table, func() time.Time { return time.Now().Add(53 * time.Second) })
-			mover := newMover(t, Config{Bandwidth: limiter})
-			store := &slowStore{Memory: newStore(), speed: 3 * mib}
-			d, w := g.freeze(), new(waits)
+			mover := newMover(t, Config{Bandwidth: limiter, Parallel: 1})
+			store := &slowStore{Memory: newStore(), speed: mib}
+			d, w, p := g.freeze(), new(waits), new(Progress)
 			d.info.Patience = 2 * time.Minute
 			start := time.Now()
 			time.AfterFunc(20*time.Minute, func() {
@@ -149,9 +149,13 @@ func TestNothingIsSentAndNothingHeldWhileTheTimetableIsShut(t *testing.T) {
 					t.Errorf("while it is shut, %d bytes of memory are held and %d reads under way", held(mover), d.open())
 				}
 			})
-			sealed, err := mover.Move(w.under(t.Context()), g.task(d, store, nil))
+			sealed, err := mover.Move(w.under(t.Context()), g.task(d, store, p))
 			if err != nil {
 				t.Fatal(err)
+			}
+			// Two slices at most were read in vain, and a piece of a third.
+			if p.Read.Load() > (40+18)*mib || p.Sent.Load() != 40*mib || p.Changed.Load() != 40*mib {
+				t.Errorf("read %d, sent %d, changed %d bytes", p.Read.Load(), p.Sent.Load(), p.Changed.Load())
 			}
 			shut := start.Add(7 * time.Second)
 			if store.between(start, shut) == 0 || store.between(shut.Add(time.Second), shut.Add(29*time.Minute)) != 0 {

@@ -246,15 +246,12 @@ func (r *streamReader) next(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.gate.open(ctx); err != nil {
-		return err
-	}
 	select {
 	case r.slots <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	slab, err := r.mover.pool.takeFirst(ctx, r.plan.SegmentBlocks)
+	slab, err := r.memory(ctx)
 	if err != nil {
 		<-r.slots
 		return err
@@ -265,6 +262,14 @@ func (r *streamReader) next(ctx context.Context) error {
 		r.left += b.Count
 	}
 	return nil
+}
+
+// memory is looked for when something may be sent.
+func (r *streamReader) memory(ctx context.Context) (*slab, error) {
+	if err := r.gate.open(ctx); err != nil {
+		return nil, err
+	}
+	return r.mover.pool.takeFirst(ctx, r.plan.SegmentBlocks)
 }
 
 // release gives back what next took.

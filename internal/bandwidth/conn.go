@@ -3,7 +3,6 @@ package bandwidth
 import (
 	"math"
 	"net"
-	"sync/atomic"
 	"time"
 )
 
@@ -25,8 +24,7 @@ const (
 // bytes, so that a new rate holds for those who wait as well, and connections
 // take turns in the order in which they came.
 type pace struct {
-	turn  chan struct{}
-	stale atomic.Bool // the timetable was replaced
+	turn chan struct{}
 
 	// What follows belongs to who has the turn.
 	rate   Limit
@@ -66,7 +64,7 @@ func (l *Limiter) take(want int) int {
 // set, to pace by, and the one on the wall for the timetable.
 func (l *Limiter) refresh(now time.Time) {
 	p := &l.pace
-	if !p.stale.Swap(false) && now.Sub(p.looked) < look {
+	if now.Sub(p.looked) < look {
 		return
 	}
 	p.looked = now

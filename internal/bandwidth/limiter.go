@@ -78,7 +78,6 @@ func (l *Limiter) Set(t Timetable) {
 	l.changed = make(chan struct{})
 	l.free.Store(t.constant() && t.At(time.Time{}) == Unlimited)
 	l.mu.Unlock()
-	l.pace.stale.Store(true)
 	l.enforce()
 }
 

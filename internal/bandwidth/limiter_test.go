@@ -75,6 +75,7 @@ func TestTenSecondsHoldWhatTheLimitAllows(t *testing.T) {
 func TestAfterAPauseALimitIsNotMadeUpFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(parse(t, "10M", time.UTC), nil)
+		_, _ = l.Conn(new(sink)).Write(make([]byte, mib))
 		time.Sleep(time.Hour)
 		s, stop := flood(l, 4)
 		defer stop()
