@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,7 +35,8 @@ func command() *cobra.Command {
 	flags.IntVar(&o.rounds, "rounds", 5, "how often everything is measured")
 	flags.BoolVar(&o.json, "json", false, "print JSON instead of a table")
 	flags.StringVar(&o.profile, "profile", "", "a directory to write the connector's CPU and allocation profiles of the last round to")
-	flags.StringSliceVar(&o.only, "only", nil, "measure only these: random, text, zero, versitygw, incremental")
+	flags.StringSliceVar(&o.only, "only", nil, "measure only these: random, text, zero, versitygw, incremental, peers")
+	flags.DurationSliceVar(&o.latencies, "latency", []time.Duration{0, 5 * time.Millisecond}, "what passes before each of the source's answers, where peers are measured")
 	for name, role := range map[string]func(context.Context) error{
 		asSource:    serveSource,
 		asSink:      serveSink,
@@ -53,6 +55,7 @@ type options struct {
 	json            bool
 	profile         string
 	only            []string
+	latencies       []time.Duration
 }
 
 func run(ctx context.Context, o options) error {
