@@ -14,12 +14,10 @@ import (
 	"skylift/internal/simulator/vcenter"
 )
 
-const many = 10_000
-
 // largePlatform has as many servers as large installations do.
-func largePlatform(t testing.TB) *platform {
+func largePlatform(t testing.TB, disks ...vcenter.DiskSpec) *platform {
 	p := newPlatform(t)
-	must(t, p.AddServers(many, vcenter.ServerSpec{Name: "vm", Disks: []vcenter.DiskSpec{{Size: size}}}))
+	must(t, p.AddServers(many, vcenter.ServerSpec{Name: "vm", Disks: disks}))
 	return p
 }
 
@@ -48,13 +46,13 @@ func followLarge(t testing.TB, p *platform, s *vsphere.Source, old, name string,
 
 // A listing takes one call for a page of what vCenter gives, and a change one
 // call more: neither reads a server by itself, nor anything twice.
-func TestTenThousandServersAreListedAndFollowedInFewCalls(t *testing.T) {
-	p := largePlatform(t)
+func TestLargeInventoriesAreListedAndFollowedInFewCalls(t *testing.T) {
+	p := largePlatform(t, vcenter.DiskSpec{Size: size})
 	s, _ := p.source(t, p.config())
 	seen := map[hypervisor.ServerID]bool{}
 	var changes []string
 	var listing int
-	followLarge(t, p, s, "vm-05000", "renamed", func(c hypervisor.Change) {
+	followLarge(t, p, s, fmt.Sprintf("vm-%05d", many/2), "renamed", func(c hypervisor.Change) {
 		switch {
 		case c.Synced:
 			listing = p.Calls()["WaitForUpdatesEx"]
@@ -84,13 +82,13 @@ func TestTenThousandServersAreListedAndFollowedInFewCalls(t *testing.T) {
 	}
 }
 
-// BenchmarkWatch is how long the first listing of ten thousand servers takes,
+// BenchmarkWatch is how long the first listing of so many servers takes,
 // and how long it then takes until a change is told, the simulator's part in
 // both included.
 func BenchmarkWatch(b *testing.B) {
-	p := largePlatform(b)
+	p := largePlatform(b, vcenter.DiskSpec{Size: size})
 	var listing, change time.Duration
-	changes, server := 0, 5000
+	changes, server := 0, many/2
 	for b.Loop() {
 		s, closed := p.source(b, p.config())
 		began, synced := time.Now(), false

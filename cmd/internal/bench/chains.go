@@ -32,6 +32,7 @@ var chains = []chain{
 	{"nbdkit curl, nbdcopy, rclone copyto", []program{nbdkit, nbdcopy, rclone}, copyNBD},
 	{"nbdkit readahead curl, qemu-img, rclone copyto", []program{nbdkit, qemuImg, rclone}, convertNBD},
 	{"rclone copyurl", []program{rclone}, copyURL},
+	{"rclone copyurl in one PUT (5 GiB at most)", []program{rclone}, putURL},
 }
 
 // imageKey is the object that a chain writes.
@@ -73,6 +74,12 @@ func convertNBD(ctx context.Context, j *job) error {
 // copyURL reads the file as one answer and stores it in parallel.
 func copyURL(ctx context.Context, j *job) error {
 	return j.run(j.rclone(ctx, "copyurl", j.file.String(), remoteImage))
+}
+
+// putURL sends the file as one object without parts, which costs rclone and
+// the server fewer checksums. S3 takes up to 5 GiB so.
+func putURL(ctx context.Context, j *job) error {
+	return j.run(j.rclone(ctx, "--s3-upload-cutoff=5G", "copyurl", j.file.String(), remoteImage))
 }
 
 // missing says what has to be installed for the chain; empty if nothing.

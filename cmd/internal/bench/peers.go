@@ -45,7 +45,7 @@ type bring func(ctx context.Context, to endpoint, objects string) (spent, error)
 func (b *bench) peers(ctx context.Context) (*peers, error) {
 	p := &peers{Programs: versions(ctx)}
 	content := contents(int64(b.sizeMiB) << 20)
-	for _, data := range []string{"server", "random"} {
+	for _, data := range b.disks {
 		for _, latency := range b.latencies {
 			c, err := b.compare(ctx, data, content[data], latency)
 			if err != nil {
