@@ -22,9 +22,9 @@ type AskState string
 // The states of an ask, in the API's words. One that is waiting or given
 // counts as failed when its time is over.
 const (
-	AskWaiting AskState = "WAITING" // for a connector
-	AskGiven   AskState = "GIVEN"   // to a connector
-	AskDone    AskState = "DONE"
+	AskWaiting AskState = "PENDING" // for a connector
+	AskGiven   AskState = "ACTIVE"  // to a connector
+	AskDone    AskState = "COMPLETED"
 	AskFailed  AskState = "FAILED"
 )
 

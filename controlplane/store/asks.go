@@ -34,7 +34,7 @@ func saveAsk(ctx context.Context, q querier, a catalog.Ask) error {
 	_, err := exec(ctx, q, `INSERT INTO asks (`+askColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, '', 0, '{}')
 		ON CONFLICT (source, vm, what) DO UPDATE SET id = excluded.id, state = excluded.state, asked = excluded.asked,
 			begin_by = excluded.begin_by, expires = excluded.expires, connector = '', answered = 0, failure = '{}'
-		WHERE asks.state IN ('DONE', 'FAILED') OR asks.expires <= $6 OR asks.state = 'WAITING' AND asks.begin_by <= $6`,
+		WHERE asks.state IN ('COMPLETED', 'FAILED') OR asks.expires <= $6 OR asks.state = 'PENDING' AND asks.begin_by <= $6`,
 		a.ID, string(a.Question), a.Source, a.VM, string(a.State), ms(a.Asked), ms(a.BeginBy), ms(a.Expires))
 	return err
 }
@@ -43,19 +43,19 @@ func saveAsk(ctx context.Context, q querier, a catalog.Ask) error {
 // is left to the next look.
 func (db *DB) TakeAsk(ctx context.Context, connector string, alive time.Time, limit int) (catalog.Ask, bool, error) {
 	now := ms(db.clock())
-	given, _, err := one(ctx, db.sql, scanInt, `SELECT COUNT(*) FROM asks WHERE state = 'GIVEN' AND connector = $1 AND expires > $2`, connector, now)
+	given, _, err := one(ctx, db.sql, scanInt, `SELECT COUNT(*) FROM asks WHERE state = 'ACTIVE' AND connector = $1 AND expires > $2`, connector, now)
 	if err != nil || given >= limit {
 		return catalog.Ask{}, false, err
 	}
 	a, ok, err := one(ctx, db.sql, scanAsk, `SELECT `+askColumns+` FROM asks
 		WHERE source IN (SELECT source FROM connector_sources WHERE connector = $1) AND expires > $2
-		AND (state = 'WAITING' AND begin_by > $2
-			OR state = 'GIVEN' AND connector NOT IN (SELECT id FROM connectors WHERE last_seen > $3))
+		AND (state = 'PENDING' AND begin_by > $2
+			OR state = 'ACTIVE' AND connector NOT IN (SELECT id FROM connectors WHERE last_seen > $3))
 		ORDER BY asked, id LIMIT 1`, connector, now, ms(alive))
 	if err != nil || !ok {
 		return catalog.Ask{}, false, err
 	}
-	n, err := exec(ctx, db.sql, `UPDATE asks SET state = 'GIVEN', connector = $2 WHERE id = $1 AND state = $3 AND connector = $4`,
+	n, err := exec(ctx, db.sql, `UPDATE asks SET state = 'ACTIVE', connector = $2 WHERE id = $1 AND state = $3 AND connector = $4`,
 		a.ID, connector, string(a.State), a.Connector)
 	a.State, a.Connector = catalog.AskGiven, connector
 	return a, n == 1, err
@@ -63,13 +63,13 @@ func (db *DB) TakeAsk(ctx context.Context, connector string, alive time.Time, li
 
 // ReturnAsk implements catalog.Store.
 func (db *DB) ReturnAsk(ctx context.Context, id string) error {
-	_, err := exec(ctx, db.sql, `UPDATE asks SET state = 'WAITING', connector = '' WHERE id = $1 AND state = 'GIVEN'`, id)
+	_, err := exec(ctx, db.sql, `UPDATE asks SET state = 'PENDING', connector = '' WHERE id = $1 AND state = 'ACTIVE'`, id)
 	return err
 }
 
 // loseAsks has what the connector has not answered given out again.
 func loseAsks(ctx context.Context, q querier, connector string) error {
-	_, err := exec(ctx, q, `UPDATE asks SET connector = '' WHERE connector = $1 AND state = 'GIVEN'`, connector)
+	_, err := exec(ctx, q, `UPDATE asks SET connector = '' WHERE connector = $1 AND state = 'ACTIVE'`, connector)
 	return err
 }
 
@@ -91,7 +91,7 @@ func (db *DB) SaveAnswer(ctx context.Context, connector, id string, r *catalog.R
 	err = db.write(ctx, func(tx *sql.Tx) error {
 		now := ms(db.clock())
 		n, err := exec(ctx, tx, `UPDATE asks SET state = $2, connector = $3, answered = $4, failure = $5
-			WHERE id = $1 AND state IN ('WAITING', 'GIVEN')`, id, string(state), connector, now, told)
+			WHERE id = $1 AND state IN ('PENDING', 'ACTIVE')`, id, string(state), connector, now, told)
 		if first = n == 1; err != nil || !first || r == nil || f != nil {
 			return err
 		}

@@ -6,7 +6,7 @@ CREATE TABLE asks (
     vm        TEXT NOT NULL,
     what      TEXT NOT NULL,
     id        TEXT NOT NULL,
-    state     TEXT NOT NULL, -- WAITING, GIVEN, DONE, FAILED
+    state     TEXT NOT NULL, -- PENDING, ACTIVE, COMPLETED, FAILED
     asked     BIGINT NOT NULL,
     begin_by  BIGINT NOT NULL, -- until then it may be given out for the first time
     expires   BIGINT NOT NULL,
@@ -16,7 +16,7 @@ CREATE TABLE asks (
     PRIMARY KEY (source, vm, what)
 );
 CREATE UNIQUE INDEX asks_id ON asks (id);
-CREATE INDEX asks_open ON asks (source, asked) WHERE state IN ('WAITING', 'GIVEN');
+CREATE INDEX asks_open ON asks (source, asked) WHERE state IN ('PENDING', 'ACTIVE');
 
 -- The latest report on a source or a server.
 CREATE TABLE reports (
