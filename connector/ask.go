@@ -123,7 +123,11 @@ func (w *watch) enableTracking(ctx context.Context, server hypervisor.ServerID) 
 	if !ok {
 		return TrackingNotOffered.New(nil, "source %s", w.source.Name)
 	}
-	leave, err := w.snapshots.enter(ctx, func(string) func() { return func() {} })
+	on, err := w.source.Shares(ctx, server)
+	if err != nil {
+		return fmt.Errorf("see where a snapshot would be kept: %w", err)
+	}
+	leave, err := w.shares.take(ctx, append(on, w.tasks)...)
 	if err != nil {
 		return fmt.Errorf("wait for a snapshot's place: %w", err)
 	}

@@ -30,6 +30,10 @@ func (l looked) Check(ctx context.Context, s hypervisor.ServerID) (hypervisor.Re
 
 func (l looked) CheckSource(ctx context.Context) (hypervisor.Report, error) { return l.check(ctx, "") }
 
+func (l looked) Shares(context.Context, hypervisor.ServerID) ([]hypervisor.Share, error) {
+	return nil, nil
+}
+
 // tracked can have its change tracking switched on, too.
 type tracked struct{ looked }
 

@@ -29,6 +29,11 @@ var (
 		Title: "this kind of source has no change tracking to be switched on",
 		Hint:  "Nothing is to be done: where the platform tracks changes, it does so by itself",
 	}
+	SnapshotUrgent = &problem.Kind{
+		Code:  "snapshot-given-up",
+		Title: "the run's snapshot was given up, because keeping it would have harmed the servers around it",
+		Hint:  "Make room where the server's disks lie (the cause says where), or run when the server writes less; the job's next run takes a new snapshot",
+	}
 	NotEnrolled = &problem.Kind{
 		Code:  "connector-not-enrolled",
 		Title: "the connector is not enrolled, and no activation code was given",
