@@ -27,6 +27,7 @@ type Call struct {
 	Method  string
 	Object  types.ManagedObjectReference
 	Path    string
+	Host    string // of a file: the host that is asked; empty for vCenter
 	Task    bool
 	N       int // the how-manieth call of this method (and Task) it is, from 1
 	Total   int // the how-manieth call at all, from 1

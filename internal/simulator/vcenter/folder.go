@@ -18,34 +18,48 @@ import (
 const transferSize = 1 << 20
 
 // serveFolder answers GET and HEAD of /folder/<path>?dcPath=&dsName= for
-// descriptors and for flat files whose bytes stand still.
-func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request) {
-	file := strings.TrimPrefix(r.URL.Path, "/folder/")
-	err := s.arrive(r.Context(), Call{Method: r.Method + " /folder", Path: file})
-	var status HTTPStatus
-	var after DropAfter
-	switch {
-	case errors.Is(err, ErrDropped), errors.Is(err, ErrAnswerLost):
-		panic(http.ErrAbortHandler)
-	case errors.As(err, &status):
-		w.WriteHeader(int(status))
-		return
-	case errors.As(err, &after):
-		w = &shortWriter{w, int64(after)}
-	case err != nil:
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+// descriptors and for flat files whose bytes stand still. The host is the one
+// that is asked directly, nil where vCenter is.
+func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request, h *Host) {
+	file, query := strings.TrimPrefix(r.URL.Path, "/folder/"), r.URL.Query()
+	w = s.arriveFile(w, r, Call{Method: r.Method + " /folder", Path: file, Host: h.name()})
+	if w == nil {
 		return
 	}
-	if !s.authorized(r) {
-		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
-		http.Error(w, "not authorized", http.StatusUnauthorized)
+	done, admitted := s.admit(w, r, h)
+	defer done()
+	if !admitted {
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		http.Error(w, s.refuse("%s %s: files are only read", r.Method, r.URL.Path), http.StatusMethodNotAllowed)
 		return
 	}
-	content, failed := s.open(file, r.URL.Query())
+	if h != nil || s.cfg.Standalone {
+		// A host has one datacenter, and it is the default.
+		if dc := strings.Trim(query.Get("dcPath"), "/"); dc == "" || dc == "ha-datacenter" {
+			query.Set("dcPath", s.cfg.Datacenter)
+		}
+	}
+	store := query.Get("dsName")
+	if h != nil && !h.mounts(store) {
+		http.Error(w, s.refuse("%s %s: host %s has no datastore %q", r.Method, r.URL, h.name(), store), http.StatusNotFound)
+		return
+	}
+	if why := s.mayRead(store); why != "" {
+		http.Error(w, why, http.StatusForbidden)
+		return
+	}
+	if h == nil {
+		h = s.hostOf(file)
+	}
+	release := h.takeTransfer()
+	if release == nil {
+		http.Error(w, "out of HTTP sessions, try again later", http.StatusServiceUnavailable)
+		return
+	}
+	defer release()
+	content, failed := s.open(file, query)
 	if failed != nil {
 		http.Error(w, s.refuse("%s %s: %s", r.Method, r.URL, failed.why), failed.status)
 		return
@@ -55,7 +69,61 @@ func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request) {
 			s.log.WithError(err).Warn("vCenter simulator: closing a file")
 		}
 	}()
-	s.serveContent(w, r, content)
+	if s.pause(r.Context(), s.fileLatency(store)) {
+		s.serveContent(w, r, content)
+	}
+}
+
+// arriveFile counts a request for a file and lets Config.Fault have it; the
+// answer goes to the returned writer, which is nil where it was given.
+func (s *Server) arriveFile(w http.ResponseWriter, r *http.Request, call Call) http.ResponseWriter {
+	err := s.arrive(r.Context(), call)
+	var status HTTPStatus
+	var after DropAfter
+	switch {
+	case errors.Is(err, ErrDropped), errors.Is(err, ErrAnswerLost):
+		panic(http.ErrAbortHandler)
+	case errors.As(err, &status):
+		w.WriteHeader(int(status))
+		return nil
+	case errors.As(err, &after):
+		return &shortWriter{w, int64(after)}
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return nil
+	}
+	return w
+}
+
+// admit says whether the client may have files, and answers where not. What lets
+// it in is in use until done.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, h *Host) (done func(), ok bool) {
+	done = func() {}
+	if h == nil {
+		done, ok = s.authorized(r)
+		ok = ok || s.cfg.Standalone && s.places.hosts[0].ticketed(w, r)
+	} else if h.lockdown() {
+		http.Error(w, "the host is in lockdown mode", http.StatusForbidden)
+		return done, false
+	} else {
+		ok = h.ticketed(w, r)
+	}
+	if !ok {
+		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
+		http.Error(w, "not authorized", http.StatusUnauthorized)
+	}
+	return done, ok
+}
+
+// hostOf is the host of the server that a file belongs to; nil where none does.
+func (s *Server) hostOf(file string) *Host {
+	s.world.RLock()
+	defer s.world.RUnlock()
+	dir, _, _ := strings.Cut(file, "/")
+	if vm := s.dirs[dir]; vm != nil {
+		return vm.host
+	}
+	return nil
 }
 
 // openFile is a file under /folder that is being read.
@@ -78,10 +146,8 @@ func (s *Server) open(file string, query url.Values) (*openFile, *openError) {
 	}
 	s.world.RLock()
 	defer s.world.RUnlock()
-	for _, vm := range s.vms {
-		if !strings.HasPrefix(file, vm.dir+"/") {
-			continue
-		}
+	dir, _, _ := strings.Cut(file, "/")
+	if vm := s.dirs[dir]; vm != nil {
 		for _, d := range append(append([]*Disk(nil), vm.disks...), vm.detached...) {
 			if d.spec.Datastore != store {
 				continue
