@@ -76,11 +76,9 @@ func newSession(c Config, limits Limits) (*session, error) {
 		now:      c.Now,
 		soap:     client,
 		web: &http.Client{
-			Transport: newTransport(c, limits.Connections),
-			Jar:       client.Client.Jar,
-			CheckRedirect: func(*http.Request, []*http.Request) error {
-				return http.ErrUseLastResponse // a datastore does not send us elsewhere
-			},
+			Transport:     newTransport(c, limits.Connections),
+			Jar:           client.Client.Jar,
+			CheckRedirect: noRedirect,
 		},
 		pulse:   limits.KeepAlive,
 		closing: closing,

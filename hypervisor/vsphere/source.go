@@ -33,8 +33,13 @@ type Config struct {
 	Proxy func(*http.Request) (*url.URL, error)
 	// Customize, when set, has the last word on the HTTP transports: how they dial, say.
 	Customize func(*http.Transport)
-	Log       logrus.FieldLogger
-	Limits    Limits
+	// CustomizeHost does the same for connections to ESXi hosts that vCenter
+	// sends us to. The authorities of the transport's TLSClientConfig are
+	// trusted besides what vCenter tells of a host; a pin of vCenter's
+	// certificate does not belong there.
+	CustomizeHost func(*http.Transport)
+	Log           logrus.FieldLogger
+	Limits        Limits
 	// Now is the clock for what is remembered; nil for the system's.
 	Now func() time.Time
 }
@@ -45,16 +50,21 @@ type Limits struct {
 	Snapshots int // 15 snapshots in the making or removal at once
 	Disks     int // 32 disks read at once
 	HostDisks int // 8 disks read at once of one host: its network file copy buffers hold no more
+	// DatastoreDisks is how many disks are read at once of one datastore: 16.
+	DatastoreDisks int
 	// DatastoreSnapshots is how many snapshots of ours one datastore holds at once: 15.
 	DatastoreSnapshots int
-	Connections        int           // 16 HTTPS connections to datastore files: vSphere has few HTTP sessions
+	Connections        int           // 16 HTTPS connections to the datastore files of vCenter, and of each host: they have few HTTP sessions
 	Quiesce            time.Duration // 60 s for the guest to come to rest, when that is preferred but not required
 	Task               time.Duration // 15 min for a task to end; consolidation gets four times as long
 	Older              time.Duration // 15 min for an earlier snapshot of ours to be removed before a new one
 	Undo               time.Duration // 60 s to remove what a failed or canceled creation left
 	Idle               time.Duration // 60 s without a byte end a connection
-	KeepAlive          time.Duration // 5 min between signs of life: vSphere ends sessions that idle for 30
-	FreePercent        int           // 5 % of a datastore must be free before a snapshot is taken; below 0: no matter
+	// Latency is how much later than at its best a datastore may answer before
+	// it is asked for less at a time: 20 ms; below 0: no matter.
+	Latency     time.Duration
+	KeepAlive   time.Duration // 5 min between signs of life: vSphere ends sessions that idle for 30
+	FreePercent int           // 5 % of a datastore must be free before a snapshot is taken; below 0: no matter
 }
 
 func (l Limits) withDefaults() Limits {
@@ -71,6 +81,7 @@ func (l Limits) withDefaults() Limits {
 	count(&l.Snapshots, 15)
 	count(&l.Disks, 32)
 	count(&l.HostDisks, 8)
+	count(&l.DatastoreDisks, 16)
 	count(&l.DatastoreSnapshots, 15)
 	count(&l.Connections, 16)
 	if l.FreePercent == 0 {
@@ -81,6 +92,9 @@ func (l Limits) withDefaults() Limits {
 	set(&l.Older, 15*time.Minute)
 	set(&l.Undo, time.Minute)
 	set(&l.Idle, time.Minute)
+	if l.Latency == 0 {
+		l.Latency = 20 * time.Millisecond
+	}
 	set(&l.KeepAlive, 5*time.Minute)
 	return l
 }
@@ -91,8 +105,14 @@ type Source struct {
 	limits  Limits
 	log     logrus.FieldLogger
 	session *session
-	slots   chan struct{} // connections to datastore files
+	hosts   *hostClients
+	slots   chan struct{} // requests at once for datastore files through vCenter
 	blocks  sync.Pool     // of *[hypervisor.BlockSize]byte
+	plans   sync.Pool     // of *plan
+
+	mu     sync.Mutex
+	pacers map[ref]*pacer // by datastore
+	esx    map[ref]*host
 }
 
 var (
@@ -125,15 +145,22 @@ func New(c Config) (*Source, error) {
 		limits:  limits,
 		log:     c.Log,
 		session: session,
+		hosts:   newHostClients(c, limits.Connections),
 		slots:   make(chan struct{}, limits.Connections),
+		pacers:  map[ref]*pacer{},
+		esx:     map[ref]*host{},
 	}
 	s.blocks.New = func() any { return new([hypervisor.BlockSize]byte) }
+	s.plans.New = func() any { return &plan{window: make([]byte, windowSize)} }
 	return s, nil
 }
 
 // Close logs out and ends what runs in the background. Calls that are under
 // way fail.
-func (s *Source) Close(ctx context.Context) error { return s.session.close(ctx) }
+func (s *Source) Close(ctx context.Context) error {
+	defer s.hosts.close()
+	return s.session.close(ctx)
+}
 
 // Properties tells how to treat a vSphere source.
 func (s *Source) Properties() hypervisor.Properties {

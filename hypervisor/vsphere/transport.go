@@ -33,3 +33,7 @@ func newTransport(c Config, connections int) *http.Transport {
 	}
 	return t
 }
+
+// noRedirect hands a redirect to the caller: neither a datastore nor a host
+// sends us elsewhere.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

@@ -2,6 +2,7 @@ package vcenter
 
 import (
 	"crypto/tls"
+	"fmt"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -80,7 +81,16 @@ type Datastore struct {
 	Capacity int64    // bytes; default 100 TiB
 	Free     int64    // bytes; default half of the capacity
 	Hosts    []string // that have it mounted; default all
+	// Deltas is the format of the delta files that snapshots start. Disks of 2
+	// TiB and more have SEsparse ones everywhere: the other format ends there.
+	Deltas string // DeltasSESparse (default, as VMFS 6) or DeltasVMFSSparse
 }
+
+// The formats of delta files.
+const (
+	DeltasSESparse   = "sesparse"
+	DeltasVMFSSparse = "vmfsSparse" // COWD
+)
 
 // ServerSpec describes a VM. Only the name is required.
 type ServerSpec struct {
@@ -137,6 +147,11 @@ type Quirks struct {
 	// FlatLocked has /folder refuse even frozen files while the server runs,
 	// as ESXi does where the file system's locks forbid it.
 	FlatLocked bool
+	// SeSparseBackings shows disks with SEsparse deltas, and all that is below
+	// these, as VirtualDiskSeSparseBackingInfo; otherwise every chain is made of
+	// VirtualDiskFlatVer2BackingInfo, which tells of deltas by its format and
+	// parent alone. vCenters do the one or the other.
+	SeSparseBackings bool
 	// Allocated is how "*" is answered.
 	Allocated AllocatedAnswer
 	// Resized is how changes since before a growth are answered.
@@ -201,6 +216,7 @@ func (c Config) withDefaults() Config {
 	stores := make([]Datastore, len(c.Datastores))
 	for i, d := range c.Datastores {
 		def(&d.Type, "VMFS")
+		def(&d.Deltas, DeltasSESparse)
 		if d.Capacity == 0 {
 			d.Capacity = 100 << 40
 		}
@@ -250,6 +266,16 @@ func (s ServerSpec) withDefaults() ServerSpec {
 		s.InstanceUUID = newUUID("50")
 	}
 	return s
+}
+
+// check refuses what would be misunderstood.
+func (c Config) check() error {
+	for _, d := range c.Datastores {
+		if d.Deltas != DeltasSESparse && d.Deltas != DeltasVMFSSparse {
+			return fmt.Errorf("datastore %q: the format of deltas is %s or %s, not %q", d.Name, DeltasSESparse, DeltasVMFSSparse, d.Deltas)
+		}
+	}
+	return nil
 }
 
 // guestName is what vSphere shows for a guest ID; the ID itself where it is not listed here.

@@ -7,11 +7,15 @@ import (
 )
 
 // dataFile is the file with the bytes of a layer.
-func (l *layer) dataFile() string {
-	if l.parent != nil {
-		return strings.TrimSuffix(l.file, ".vmdk") + "-sesparse.vmdk"
+func (d *Disk) dataFile(l *layer) string {
+	stem := strings.TrimSuffix(l.file, ".vmdk")
+	switch {
+	case l.parent == nil:
+		return flatName(l.file)
+	case d.deltas() == DeltasVMFSSparse:
+		return stem + "-delta.vmdk"
 	}
-	return flatName(l.file)
+	return stem + "-sesparse.vmdk"
 }
 
 // descriptor is the text of a layer's .vmdk file, in the format that VMware's
@@ -20,6 +24,9 @@ func (d *Disk) descriptor(l *layer) string {
 	kind, extent, parent, hint := "vmfs", "VMFS", uint32(0xffffffff), ""
 	if l.parent != nil {
 		kind, extent, parent = "seSparse", "SESPARSE", l.parent.cid
+		if d.deltas() == DeltasVMFSSparse {
+			kind, extent = "vmfsSparse", "VMFSSPARSE"
+		}
 		hint = fmt.Sprintf("parentFileNameHint=%q\n", path.Base(l.parent.file))
 	}
 	track := ""
@@ -42,7 +49,7 @@ func (d *Disk) descriptor(l *layer) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Disk DescriptorFile\nversion=1\nencoding=\"UTF-8\"\nCID=%08x\nparentCID=%08x\nisNativeSnapshot=\"no\"\ncreateType=%q\n%s\n", l.cid, parent, kind, hint)
-	fmt.Fprintf(&b, "# Extent description\nRW %d %s %q\n%s\n", sectors, extent, path.Base(l.dataFile()), track)
+	fmt.Fprintf(&b, "# Extent description\nRW %d %s %q\n%s\n", sectors, extent, path.Base(d.dataFile(l)), track)
 	fmt.Fprintf(&b, "# The Disk Data Base\n#DDB\n\nddb.adapterType = %q\n", adapter)
 	fmt.Fprintf(&b, "ddb.geometry.cylinders = \"%d\"\nddb.geometry.heads = \"%d\"\nddb.geometry.sectors = \"%d\"\n", sectors/(heads*perTrack), heads, perTrack)
 	fmt.Fprintf(&b, "ddb.longContentID = \"%032x\"\n", l.cid)

@@ -18,8 +18,8 @@ import (
 const transferSize = 1 << 20
 
 // serveFolder answers GET and HEAD of /folder/<path>?dcPath=&dsName= for
-// descriptors and for flat files whose bytes stand still. The host is the one
-// that is asked directly, nil where vCenter is.
+// descriptors, and for flat and delta files whose bytes stand still. The host is
+// the one that is asked directly, nil where vCenter is.
 func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request, h *Host) {
 	file, query := strings.TrimPrefix(r.URL.Path, "/folder/"), r.URL.Query()
 	w = s.arriveFile(w, r, Call{Method: r.Method + " /folder", Path: file, Host: h.name()})
@@ -138,8 +138,23 @@ type openError struct {
 	why    string
 }
 
-// open finds a file by its datastore and path.
+// open finds a file by its datastore and path, ready to be read.
 func (s *Server) open(file string, query url.Values) (*openFile, *openError) {
+	f, failed := s.find(file, query)
+	if f == nil {
+		return nil, failed
+	}
+	if d, ok := f.ReaderAt.(*deltaFile); ok {
+		size, err := d.build() // too long a work to be done under the locks
+		if err != nil {
+			return nil, &openError{http.StatusInternalServerError, errors.Join(err, f.close()).Error()}
+		}
+		f.size = size
+	}
+	return f, nil
+}
+
+func (s *Server) find(file string, query url.Values) (*openFile, *openError) {
 	store := query.Get("dsName")
 	if dc := strings.Trim(query.Get("dcPath"), "/"); dc != s.cfg.Datacenter {
 		return nil, &openError{http.StatusNotFound, fmt.Sprintf("there is no datacenter %q", dc)}
@@ -164,25 +179,26 @@ func (s *Server) open(file string, query url.Values) (*openFile, *openError) {
 func (d *Disk) open(file string) (*openFile, *openError) {
 	d.v.mu.Lock()
 	defer d.v.mu.Unlock()
+	running := d.vm.spec.Power == types.VirtualMachinePowerStatePoweredOn
 	for _, l := range d.v.layers {
 		switch {
 		case l.file == file:
 			text := strings.NewReader(d.descriptor(l))
 			return &openFile{text, text.Size(), func() error { return nil }}, nil
-		case l.dataFile() != file || d.spec.RDM != "":
+		case d.dataFile(l) != file || d.spec.RDM != "":
 			continue
+		case l != d.v.live && running && d.vm.quirks.FlatLocked:
+			return nil, &openError{http.StatusForbidden, "the file is locked by the running server"}
+		case l == d.v.live && running:
+			return nil, &openError{http.StatusForbidden, "the file is in use: a running server's disk must be frozen by a snapshot first"}
 		case l.parent != nil:
-			return nil, &openError{http.StatusNotFound, "the contents of delta files are not modeled"}
-		case l != d.v.live:
-			if d.vm.quirks.FlatLocked && d.vm.spec.Power == types.VirtualMachinePowerStatePoweredOn {
-				return nil, &openError{http.StatusForbidden, "the file is locked by the running server"}
-			}
+			f := d.openDelta(l)
+			return &openFile{f, 0, f.release}, nil
+		case l == d.v.live:
+			return &openFile{liveDisk{d.v}, d.v.size, func() error { return nil }}, nil
+		default:
 			w := d.v.pin(l, d.v.size)
 			return &openFile{w, w.size, w.release}, nil
-		case d.vm.spec.Power == types.VirtualMachinePowerStatePoweredOn:
-			return nil, &openError{http.StatusForbidden, "the file is in use: a running server's disk must be frozen by a snapshot first"}
-		default:
-			return &openFile{liveDisk{d.v}, d.v.size, func() error { return nil }}, nil
 		}
 	}
 	return nil, nil

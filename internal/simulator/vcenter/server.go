@@ -82,6 +82,9 @@ func Start(cfg Config) (*Server, error) {
 }
 
 func (s *Server) start() error {
+	if err := s.cfg.check(); err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "vcenter-*")
 	if err != nil {
 		return err
