@@ -234,7 +234,7 @@ func (c *creation) plan() (quiesce bool, note string, err error) {
 // worthWithoutQuiesce tells failures that a crash-consistent snapshot may not
 // meet.
 func worthWithoutQuiesce(err error) bool {
-	return (isFault(err) || problem.Has(err, TaskLate)) && !isBusy(err) && !isGone(err) && !hasKind(err, PermissionDenied) && !hasKind(err, MethodDisabled)
+	return (isFault(err) || problem.Has(err, TaskLate)) && !isBusy(err) && !isGone(err) && !hasKind(err, PermissionDenied) && !hasKind(err, MethodDisabled) && !hasKind(err, LicenseRestricted)
 }
 
 func (c *creation) quiesceProblem(ctx context.Context, err error) error {
