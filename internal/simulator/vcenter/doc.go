@@ -38,6 +38,15 @@
 //
 //   - Sessions by Login with the one user; anything else without a session is
 //     NotAuthenticated. /folder takes the session's cookie or the password.
+//     Sessions end when they are idle for Config.SessionTimeout.
+//   - Hosts with HTTPS of their own; see below. One cluster, or a standalone
+//     ESXi host (Config.Standalone), also one with the free license.
+//   - Privileges (Config.Denied, Server.Deny): HasPrivilegeOnEntities answers,
+//     and operations and file requests refuse, for each object and what is
+//     below it.
+//   - Slowness: Config.Latency, Server.SetLatency, Server.SetDatastoreLatency;
+//     Quirks.SnapshotTakes and ConsolidationTakes, whose tasks show progress;
+//     Config.HostTransfers, past which files are answered 503.
 //   - The property collector: RetrieveProperties over anything, WaitForUpdatesEx
 //     over objects named one by one or by a container view.
 //   - Snapshot trees, with one delta file per disk and snapshot. A disk's backing
@@ -53,6 +62,62 @@
 //     a snapshot, or of a server that is off. The flat file of a running server
 //     without a snapshot is refused, as are the bytes of delta files.
 //
-// Servers come and go, and disks are added, grown and removed, by methods here:
-// the owner's doing, not the client's.
+// Servers come and go and move, disks are added, grown and removed, snapshots
+// reverted to and deleted, hosts lost and locked, by methods here: the owner's
+// doing, not the client's.
+//
+// # Hosts
+//
+// Every host listens on an address of its own, under a certificate of its own,
+// and serves /folder to those who bring a service ticket, as VMware describes
+// SessionManager.AcquireGenericServiceTicket: the cookie vmware_cgi_ticket lets
+// one request through, of the method, path and query that the ticket was asked
+// for, within Config.TicketTimeout. dcPath may be left out, or be ha-datacenter.
+// A ticket's URL names its host by its name or its management address; nothing
+// listens at these. What a client must connect to is the ticket's hostName,
+// which here has a port: with govmomi's Datastore.ServiceTicket that takes
+// GOVMOMI_USE_SERVICE_TICKET_HOSTNAME.
+//
+// Whether ESXi lets a used ticket's connection ask again is not documented;
+// here it does not, unless Config.Tickets is TicketsOpenSessions. Nor is what a
+// host in lockdown mode answers: here 403. Config.Tickets and Host's methods
+// make tickets, and ways to hosts, fail.
+//
+// A standalone host is a client's only counterpart: it takes sessions, the
+// password and tickets at the same address.
+//
+// # Fault scripts
+//
+// ParseScript makes a Config.Fault of text, for people who have no Go function
+// to give:
+//
+//	# a comment
+//	GET /folder @3-5: 503
+//	GET /folder path=*-flat.vmdk host=esx-1*: after 1000 drop
+//	CreateSnapshot_Task @1 task: fault FileFault the disk is full
+//	RemoveSnapshot_Task object=snapshot-1012: answer lost
+//	GET /nfc: latency 200ms
+//	* @every 7: drop
+//
+// A rule is, up to the first colon that ends a word, the call: GET or HEAD and
+// a place, a SOAP method, or * for all. Then what else must fit, in any order:
+//
+//	path=  host=  object=   the file, the host asked directly, the object by
+//	                        its reference; * is any text, slashes included
+//	task                    what the call started, not the call
+//	@3  @3-5  @3-           the 3rd, 3rd to 5th, from the 3rd on
+//	@every 7                the 7th, 14th and so on
+//
+// Turns are counted per rule, over the calls that the rest of it fits. Words
+// with blanks or colons at their end are quoted as in Go. After the colon is
+// what happens:
+//
+//	503                     the answer is this HTTP status, from 400 to 599
+//	drop                    the connection is closed; nothing was done
+//	after 1000 drop         the same after so many bytes of a file
+//	answer lost             done, but the connection is closed
+//	latency 200ms           the call waits and goes on; other rules still apply
+//	fault FileFault text    a vSphere fault, by its name in the API reference
+//
+// Of the rules that fit, other than latencies, the first decides.
 package vcenter

@@ -17,7 +17,8 @@ import (
 //   - The task that such a call started: the same with Task set. A SOAP call
 //     that is refused starts none; a task that is refused fails without effect.
 //   - A request for a file: Method is "GET /folder" or "HEAD /folder", Path the
-//     file's path in its datastore.
+//     file's path in its datastore, Host the name of the host that is asked
+//     directly.
 //
 // The answer nil lets it pass. A SOAPFault, an HTTPStatus, ErrDropped, DropAfter and
 // ErrAnswerLost fail it in their ways; any other error is a SystemError fault, and

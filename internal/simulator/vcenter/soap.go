@@ -40,6 +40,7 @@ func (s *Server) serveSDK(w http.ResponseWriter, r *http.Request) {
 	if !s.pause(r.Context(), s.callLatency()) {
 		panic(http.ErrAbortHandler)
 	}
+	defer s.sessions.use(r)()
 	err = s.arrive(r.Context(), Call{Method: method, Object: object})
 	var status HTTPStatus
 	var after DropAfter
@@ -55,10 +56,8 @@ func (s *Server) serveSDK(w http.ResponseWriter, r *http.Request) {
 		writeFault(w, asSOAP(err))
 		return
 	}
-	done, known := s.sessions.use(r)
-	defer done()
 	switch {
-	case !known && !slices.Contains(withoutSession(), method):
+	case !s.sessions.valid(r) && !slices.Contains(withoutSession(), method):
 		writeFault(w, notAuthenticated(object))
 	case method == "Login" && s.sessions.full():
 		w.WriteHeader(http.StatusServiceUnavailable)

@@ -113,11 +113,11 @@ func (vm *VM) takes(d time.Duration) error {
 		return nil
 	}
 	hurry := vm.waits.begin()
-	defer vm.waits.hurry() // lets go of the context
+	defer vm.waits.end()
 	for step := range progressSteps {
 		vm.s.world.Lock()
 		info := t.Info
-		info.Progress = int32(step * 100 / progressSteps)
+		info.Progress = int32(1 + step*100/progressSteps)
 		t.Info = info
 		vm.s.revisions.touch(t.Self)
 		vm.s.world.Unlock()
@@ -133,13 +133,13 @@ func (vm *VM) takes(d time.Duration) error {
 }
 
 // Hurry lets what the server is busy with, by Quirks.SnapshotTakes or
-// ConsolidationTakes, end at once.
-func (vm *VM) Hurry() { vm.waits.hurry() }
+// ConsolidationTakes, end at once. Without such a task it does nothing.
+func (vm *VM) Hurry() { vm.waits.end() }
 
 // waits is the wait of a server's task: there is one at a time.
 type waits struct {
 	mu     sync.Mutex
-	cancel context.CancelFunc
+	cancel context.CancelFunc // nil while there is none
 }
 
 // begin starts a wait, which is over when the context is done.
@@ -151,11 +151,12 @@ func (w *waits) begin() context.Context {
 	return ctx
 }
 
-func (w *waits) hurry() {
+func (w *waits) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.cancel != nil {
 		w.cancel()
+		w.cancel = nil
 	}
 }
 
