@@ -108,11 +108,11 @@ func explain(ctx context.Context, tx Tx, row *Row) error {
 		return err
 	}
 	if reached {
-		row.WaitingFor = "waiting: the connectors that reach source " + or(name, row.Source) + " have not taken it yet; they may be busy with other runs"
+		row.WaitingFor = "the connectors that reach source " + or(name, row.Source) + " have not taken it yet; they may be busy with other runs"
 	} else {
-		row.WaitingFor = "waiting: no connector that reaches source " + or(name, row.Source) + " is connected"
+		row.WaitingFor = "no connector that reaches source " + or(name, row.Source) + " is connected"
 	}
-	row.Message = row.WaitingFor
+	row.Message = "waiting: " + row.WaitingFor
 	return nil
 }
 

@@ -1536,6 +1536,7 @@ type DiskProgress struct {
 	Transport     string                 `protobuf:"bytes,11,opt,name=transport,proto3" json:"transport,omitempty"`
 	TransportWhy  string                 `protobuf:"bytes,12,opt,name=transport_why,json=transportWhy,proto3" json:"transport_why,omitempty"`
 	Resumed       int64                  `protobuf:"varint,13,opt,name=resumed,proto3" json:"resumed,omitempty"` // of blocks found in staging
+	Name          string                 `protobuf:"bytes,14,opt,name=name,proto3" json:"name,omitempty"`        // for people
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1659,6 +1660,13 @@ func (x *DiskProgress) GetResumed() int64 {
 		return x.Resumed
 	}
 	return 0
+}
+
+func (x *DiskProgress) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 type RecordSnapshotRequest struct {
@@ -3140,7 +3148,7 @@ const file_link_proto_rawDesc = "" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x1f\n" +
 	"\vwaiting_for\x18\x02 \x01(\tR\n" +
 	"waitingFor\x123\n" +
-	"\x05disks\x18\x03 \x03(\v2\x1d.skylift.link.v1.DiskProgressR\x05disks\"\xc7\x02\n" +
+	"\x05disks\x18\x03 \x03(\v2\x1d.skylift.link.v1.DiskProgressR\x05disks\"\xdb\x02\n" +
 	"\fDiskProgress\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
@@ -3155,7 +3163,8 @@ const file_link_proto_rawDesc = "" +
 	" \x01(\x03R\x06stored\x12\x1c\n" +
 	"\ttransport\x18\v \x01(\tR\ttransport\x12#\n" +
 	"\rtransport_why\x18\f \x01(\tR\ftransportWhy\x12\x18\n" +
-	"\aresumed\x18\r \x01(\x03R\aresumed\"y\n" +
+	"\aresumed\x18\r \x01(\x03R\aresumed\x12\x12\n" +
+	"\x04name\x18\x0e \x01(\tR\x04name\"y\n" +
 	"\x15RecordSnapshotRequest\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x128\n" +
