@@ -2,9 +2,10 @@
 // disks that hold real bytes.
 //
 // It stands on govmomi's simulator, which gives SOAP, sessions, views and the
-// inventory, and adds what that lacks: disk contents, delta files, change
-// tracking (CBT) with its paging and its faults, datastore files over HTTPS,
-// and a property collector that is quick with ten thousand servers.
+// inventory, and adds what that lacks: disk contents, delta files in VMware's own
+// formats, change tracking (CBT) with its paging and its faults, datastore files
+// over HTTPS, exports, and a property collector that is quick with ten thousand
+// servers.
 //
 // # Using it
 //
@@ -28,8 +29,9 @@
 // frozen disks that stay valid until SnapshotEvent.Release: what a migration
 // carried off is compared with them, and not with what the guest wrote since.
 //
-// A test ends by asking Server.OpenSnapshots for leaks and Server.Refused for
-// calls that the simulator does not model: it never pretends. Config.Fault is
+// A test ends by asking Server.OpenSnapshots and Server.OpenLeases for leaks and
+// Server.Refused for calls that the simulator does not model: it never pretends.
+// Config.Fault is
 // asked before every call, task and file request and can make it fail in the
 // ways that networks and vCenters fail; Quirks are what vSphere does wrong by
 // itself.
@@ -58,18 +60,58 @@
 //     takes effect at the next stun: a snapshot made or removed, power on. The
 //     snapshot that starts tracking has no change ID yet.
 //   - ReconfigVM_Task for changeTrackingEnabled and extraConfig, power, shutdown.
-//   - /folder: descriptors of all files of a chain, and the flat file: frozen by
-//     a snapshot, or of a server that is off. The flat file of a running server
-//     without a snapshot is refused, as are the bytes of delta files.
+//   - /folder: the descriptors and the bytes of all files of a chain, flat and
+//     delta files alike, that are frozen by a snapshot or belong to a server that
+//     is off. The file that a running server writes to is refused; so are all of
+//     them with Quirks.FlatLocked.
+//   - ExportSnapshot, and ExportVm of a server that is off; see below.
 //
 // Servers come and go and move, disks are added, grown and removed, snapshots
 // reverted to and deleted, hosts lost and locked, by methods here: the owner's
 // doing, not the client's.
 //
+// # Delta files
+//
+// Datastore.Deltas chooses the format of the files that snapshots start:
+// SEsparse in <disk>-000001-sesparse.vmdk, or COWD (vmfsSparse) in
+// <disk>-000001-delta.vmdk. They are made of the frozen layer when they are
+// asked for. Grains lie in the order in which they were written; grains of
+// zeros have entries that say so, whole 64 KiB of zeros in SEsparse are unmapped
+// as by a trim, and what the guest left as it was below is left to the parent.
+// So readers meet every kind of entry. The frozen chain of a snapshot is told
+// by its backings; Quirks.SeSparseBackings changes their type.
+//
+// # Exports
+//
+// A lease (HttpNfcLease) gets ready by itself, or fails: Config.Fault is asked
+// about ExportSnapshot or ExportVm once for the call, and once with Call.Task
+// for the lease. A ready one names a URL for each disk, at the server's host:
+//
+//	https://<host>/nfc/<ticket>/disk-0.vmdk
+//
+// GET writes the disk as a streamOptimized VMDK while it is read, with zero
+// grains left out: to anybody, since the ticket in it is the secret that
+// VMware's reference says gives access, in one piece, since Range is ignored,
+// and of unknown length. Faults are asked for as "GET /nfc".
+//
+//   - Without HttpNfcLeaseProgress for Config.LeaseTimeout a lease ends in state
+//     error with Timedout. Whatever ends a lease cuts its downloads.
+//   - While a lease is held, all tasks on the server fail with TaskInProgress,
+//     the removal of the snapshot included; so the reference has it. What the
+//     owner does by methods here is not blocked, moves excepted: it ends the
+//     lease in state error where it takes away what is exported.
+//   - Several leases may be held on a server, unless Quirks.ExportAlone: the
+//     reference is silent about that. Quirks.ExportReversed lists the disks in
+//     another order than the hardware; only the keys count.
+//   - deviceUrl.fileSize is what the disk takes on its datastore, neither its
+//     capacity nor the length of the download. On a standalone host the URLs
+//     name "*", which the client replaces by the host that it reached.
+//
 // # Hosts
 //
 // Every host listens on an address of its own, under a certificate of its own,
-// and serves /folder to those who bring a service ticket, as VMware describes
+// and serves the exports of its servers, and /folder to those who bring a service
+// ticket, as VMware describes
 // SessionManager.AcquireGenericServiceTicket: the cookie vmware_cgi_ticket lets
 // one request through, of the method, path and query that the ticket was asked
 // for, within Config.TicketTimeout. dcPath may be left out, or be ha-datacenter.

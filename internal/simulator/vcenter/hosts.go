@@ -158,6 +158,7 @@ func (h *Host) listen(address string) error {
 func (h *Host) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/folder/", func(w http.ResponseWriter, r *http.Request) { h.s.serveFolder(w, r, h) })
+	mux.HandleFunc("/nfc/", func(w http.ResponseWriter, r *http.Request) { h.s.serveNFC(w, r, h) })
 	return h.s.counted(mux)
 }
 

@@ -55,6 +55,8 @@ func (s *Server) Move(name, host, datastore string) error {
 			to = s.Host(host)
 		}
 		switch {
+		case len(vm.leases) > 0:
+			return fmt.Errorf("server %q cannot be moved: it is being exported", name)
 		case to == nil:
 			return fmt.Errorf("there is no host %q", host)
 		case datastore != "" && s.places.datastores[datastore] == nil:
@@ -96,6 +98,7 @@ func (vm *VM) moveFiles(datastore string) {
 		d.spec.Datastore = datastore
 		d.v.mu.Lock()
 		for _, l := range d.v.layers {
+			l.delta = nil // the format may be another
 			l.file = path.Join(dir, dir) + strings.TrimPrefix(l.file, old)
 		}
 		if d.v.tracking.active {

@@ -197,6 +197,7 @@ func (vm *VM) removeSnapshots(list []*snapshot) error {
 	var err error
 	vm.publish(func() {
 		vm.forget(list...)
+		vm.breakLeases(func(l *lease) bool { return slices.Contains(list, l.snap) }, "The snapshot that is exported was removed.")
 		vm.stun()
 		vm.consolidation = left
 		err = vm.retireDetached()
