@@ -109,7 +109,7 @@ func (c *Connector) validate() []error {
 		errs = append(errs, fmt.Errorf("sweep-every is %s: it must be a second at least", c.SweepEvery))
 	}
 	if len(c.VSphere) == 0 {
-		errs = append(errs, fmt.Errorf("vsphere names no vCenter"))
+		errs = append(errs, fmt.Errorf("vsphere names no vCenter and no ESXi host"))
 	}
 	for i, v := range c.VSphere {
 		prefix := fmt.Sprintf("vsphere[%d].", i)

@@ -95,7 +95,7 @@ func New(c Config) (*Connector, error) {
 		c.Now = time.Now
 	}
 	if len(c.Sources) == 0 {
-		return nil, errors.New("the connector has no source; name a vCenter in its settings")
+		return nil, errors.New("the connector has no source; name a vCenter or an ESXi host in its settings")
 	}
 	n := &Connector{Config: c, link: c.Identity.client(c.HTTP, c.URL, c.Now), runs: newRunSet(), watches: map[string]*watch{}, known: make(chan struct{})}
 	n.asks = newAsks(n)
