@@ -177,8 +177,8 @@ func (in *inspection) protection() {
 	if v.Config.KeyId != nil {
 		encrypted = "the virtual machine"
 		in.find(hypervisor.Finding{
-			Code: "vsphere-encrypted", Blocks: true, Subject: v.Name,
-			What: "the virtual machine is encrypted by vSphere: its disk files cannot be read without the key",
+			Code: "vsphere-encrypted", Blocks: in.source.exports == nil, Subject: v.Name,
+			What: "the virtual machine is encrypted by vSphere: " + encryptedReads,
 			Hint: encryptedHint,
 		})
 	}
@@ -197,7 +197,10 @@ func (in *inspection) protection() {
 	in.fact("", "virtual TPM", "%s", tpm)
 }
 
-const encryptedHint = "Decrypt it in vSphere for the migration (its storage policy); encryption inside the guest is no hindrance"
+const (
+	encryptedReads = "its disks cannot be read as files or by export, but by nbdkit, where the connector has one configured"
+	encryptedHint  = "Decrypt it in vSphere for the migration (its storage policy); encryption inside the guest is no hindrance"
+)
 
 // snapshots are those present, ours and others'.
 func (in *inspection) snapshots() {

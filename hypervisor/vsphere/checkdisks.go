@@ -41,8 +41,8 @@ func (in *inspection) disk(d virtualDisk) {
 		})
 	case d.sealed:
 		in.find(hypervisor.Finding{
-			Code: "vsphere-encrypted", Blocks: true, Subject: d.label,
-			What: "the disk is encrypted by vSphere: its file cannot be read without the key",
+			Code: "vsphere-encrypted", Blocks: in.source.exports == nil, Subject: d.label,
+			What: "the disk is encrypted by vSphere: " + encryptedReads,
 			Hint: encryptedHint,
 		})
 	}

@@ -146,6 +146,7 @@ func openVSphere(ctx context.Context, dir string, v config.VSphere, proxy dial.P
 		// Names of snapshots take letters and digits only.
 		Installation: strings.ReplaceAll(installation, "-", ""),
 		Customize:    over(settings), CustomizeHost: over(hostSettings),
+		Limits: vsphere.Limits{Quiesce: v.QuiesceTimeout},
 	})
 	if err != nil {
 		return fail(err)
