@@ -2,13 +2,17 @@ package vsphere
 
 import (
 	"fmt"
+	"os"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"skylift/hypervisor"
+	"skylift/internal/problem"
 )
 
 // machineWith makes a healthy machine and spoils it.
@@ -178,5 +182,38 @@ func TestFactsTellEveryThingThatIsLookedAt(t *testing.T) {
 	}
 	if !slices.Equal(in.Facts, want) {
 		t.Errorf("the facts are %+v", in.Facts)
+	}
+}
+
+var codeForm = regexp.MustCompile(`Code: +(?:"(vsphere-[a-z-]+)"|(\w+)\.Code)`)
+
+// TestThePackageDocumentationListsEveryFinding reads the checks' source.
+func TestThePackageDocumentationListsEveryFinding(t *testing.T) {
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[string]*problem.Kind{
+		"MethodDisabled": MethodDisabled, "DatastoreFull": DatastoreFull, "PermissionDenied": PermissionDenied, "LicenseRestricted": LicenseRestricted,
+	}
+	found := map[string]bool{}
+	for _, file := range []string{"check.go", "checkdisks.go", "checkstorage.go", "privileges.go", "checksource.go"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range codeForm.FindAllStringSubmatch(string(text), -1) {
+			code := m[1]
+			if k := kinds[m[2]]; k != nil {
+				code = k.Code
+			}
+			found[code] = true
+			if code == "" || !strings.Contains(string(doc), "\t"+code+" ") {
+				t.Errorf("%s: %s is not listed", file, m[0])
+			}
+		}
+	}
+	if len(found) != strings.Count(string(doc), "\n//\tvsphere-") {
+		t.Errorf("%d codes are found, and others listed", len(found))
 	}
 }
