@@ -3,6 +3,7 @@ package connector
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,43 +17,6 @@ import (
 	"skylift/link"
 	linkv1 "skylift/link/linkv1"
 )
-
-func TestTheReasonToWaitStaysAsLongAsSomethingWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLimit(0, "%s is full (%d)", "the source")
-		a := &attempt{}
-		leave, err := l.enter(t.Context(), a.waitFor)
-		if err != nil || a.report().WaitingFor != "" {
-			t.Fatalf("%q, error %v", a.report().WaitingFor, err)
-		}
-		left := make(chan func(), 2)
-		ctx, cancel := context.WithCancel(t.Context())
-		for range 2 {
-			go func() {
-				leave, err := l.enter(ctx, a.waitFor)
-				if err != nil {
-					leave = nil
-				}
-				left <- leave
-			}()
-		}
-		synctest.Wait()
-		leave()
-		leave = <-left
-		synctest.Wait()
-		if got := a.report().WaitingFor; got != "waiting: the source is full (1)" {
-			t.Errorf("one disk has its place, one waits: %q", got)
-		}
-		cancel()
-		if <-left != nil {
-			t.Error("a place was given twice")
-		}
-		if got := a.report().WaitingFor; got != "" {
-			t.Errorf("nothing waits: %q", got)
-		}
-		leave()
-	})
-}
 
 func TestASnapshotThatIsNotRecordedEndsTheRunAndIsLeftToTheJanitor(t *testing.T) {
 	refused := &problem.Kind{Code: "run-snapshot-refused", Title: "the run has another snapshot", Hint: "The run ends"}
@@ -156,6 +120,39 @@ func TestAbandonedSnapshotsOfRunsUnderWayHereStay(t *testing.T) {
 	})
 }
 
+func TestARunWhoseSnapshotMustNotStayIsGivenUpWithTheReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		plane := &control{}
+		source := &quiet{snapshot: func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}}
+		c := newConnector(t, plane, source)
+		c.obey(t.Context(), replicate(1))
+		synctest.Wait()
+		run := hypervisor.RunID(replicate(1).GetReplicate().Lease.Run)
+		source.held = []hypervisor.SnapshotRef{{Server: "uuid-1", Run: run, ID: "snapshot-1", Urgent: "datastore ds1 has 1 of 100 GiB free"}}
+		if err := c.watches["vc-1"].clean(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.runs.wait()
+		ends := plane.ends()
+		if len(ends) != 1 {
+			t.Fatalf("the run ended %d times", len(ends))
+		}
+		if f := ends[0].GetFailure(); f.GetCode() != SnapshotUrgent.Code || f.Retry || f.Release || !strings.Contains(f.Message, "1 of 100 GiB free") {
+			t.Errorf("the failure: %v", f)
+		}
+		if got := c.watches["vc-1"].abandoned(source.held); len(got) != 0 {
+			t.Errorf("removed although the control plane answers: %v", got)
+		}
+		time.Sleep(2 * time.Hour)
+		if got := c.watches["vc-1"].abandoned(source.held); len(got) != 1 {
+			t.Error("nobody answers, and the snapshot stays until it is old")
+		}
+	})
+}
+
 func TestAListingIsNotRepeatedBecauseAReportGotLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var reports, lasts, listings int
@@ -214,7 +211,7 @@ func TestSnapshotsInTheMakingAreLimitedAndOnePlaceIsTheJanitors(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		one, _ := waiting.Load("sms-run-1")
 		two, _ := waiting.Load("sms-run-2")
-		want := "waiting: vcenter-1 has as many snapshots made and removed at once as it may (1)"
+		want := "waiting: source vcenter-1 has 1 of 1 snapshots made or removed at once"
 		if making.Load() != 1 || (one != want) == (two != want) {
 			t.Errorf("%d in the making; the runs say %q and %q", making.Load(), one, two)
 		}

@@ -193,12 +193,19 @@ type quiet struct {
 	snapshot func(ctx context.Context) error
 	held     []hypervisor.SnapshotRef
 
+	shares    []hypervisor.Share
+	sharesErr error
+
 	mu      sync.Mutex
 	removed []hypervisor.SnapshotRef
 }
 
 func (q *quiet) Properties() hypervisor.Properties {
 	return hypervisor.Properties{Platform: "vsphere", SnapshotLimit: 2, DiskLimit: 1}
+}
+
+func (q *quiet) Shares(context.Context, hypervisor.ServerID) ([]hypervisor.Share, error) {
+	return q.shares, q.sharesErr
 }
 
 func (q *quiet) Watch(ctx context.Context, emit func(hypervisor.Change) error) error {

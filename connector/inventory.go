@@ -25,11 +25,12 @@ const (
 // on it at once is limited, and what is dead on it is cleared away.
 type watch struct {
 	*Connector
-	source    Source
-	disks     *limit
-	snapshots *limit
-	sweep     chan struct{} // asks the janitor to come soon
-	answered  time.Time     // when the janitor was last told what is dead
+	source   Source
+	shares   *shares
+	disks    hypervisor.Share // what each disk takes of the source itself,
+	tasks    hypervisor.Share // and each making or removal of a snapshot
+	sweep    chan struct{}    // asks the janitor to come soon
+	answered time.Time        // when the janitor was last told what is dead
 
 	mu      sync.Mutex
 	restart context.CancelFunc // ends the Watch under way, for a new listing
@@ -38,10 +39,10 @@ type watch struct {
 func newWatch(c *Connector, s Source) *watch {
 	p := s.Properties()
 	return &watch{
-		Connector: c, source: s, sweep: make(chan struct{}, 1), answered: c.Now(),
-		disks: newLimit(p.DiskLimit, "%s has as many disks read at once as it may (%d)", s.Name),
+		Connector: c, source: s, sweep: make(chan struct{}, 1), answered: c.Now(), shares: newShares(),
+		disks: hypervisor.Share{Kind: "source", Name: s.Name, Of: "disks read at once", Limit: p.DiskLimit},
 		// One place is the janitor's, whom a new snapshot may wait for.
-		snapshots: newLimit(p.SnapshotLimit-1, "%s has as many snapshots made and removed at once as it may (%d)", s.Name),
+		tasks: hypervisor.Share{Kind: "source", Name: s.Name, Of: "snapshots made or removed at once", Limit: p.SnapshotLimit - 1},
 	}
 }
 

@@ -54,6 +54,11 @@ func (w *watch) clean(ctx context.Context) error {
 	if len(snapshots)+len(anchors) == 0 {
 		return nil
 	}
+	for _, ref := range snapshots {
+		if ref.Urgent != "" {
+			w.runs.stop(string(ref.Run), SnapshotUrgent.New(nil, "%s", ref.Urgent))
+		}
+	}
 	deadSnapshots, deadAnchors, err := w.judge(ctx, snapshots, anchors)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -110,8 +115,8 @@ func (w *watch) judge(ctx context.Context, snapshots []hypervisor.SnapshotRef, a
 	return deadSnapshots, deadAnchors, nil
 }
 
-// abandoned returns the snapshots past their age, once nothing was heard of
-// the control plane for long. Those of runs under way here are not among them:
+// abandoned returns the snapshots past their age and those that must not stay,
+// once nothing was heard of the control plane for long. Those of runs under way here are not among them:
 // their leases tell that somebody wants them.
 func (w *watch) abandoned(snapshots []hypervisor.SnapshotRef) (out []hypervisor.SnapshotRef) {
 	now := w.Now()
@@ -119,7 +124,8 @@ func (w *watch) abandoned(snapshots []hypervisor.SnapshotRef) (out []hypervisor.
 		return nil
 	}
 	for _, ref := range snapshots {
-		if !ref.Created.IsZero() && now.Sub(ref.Created) > w.AbandonedAfter && !w.runs.has(string(ref.Run)) {
+		old := !ref.Created.IsZero() && now.Sub(ref.Created) > w.AbandonedAfter
+		if (old || ref.Urgent != "") && !w.runs.has(string(ref.Run)) {
 			out = append(out, ref)
 		}
 	}

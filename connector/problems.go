@@ -15,6 +15,11 @@ var (
 		Title: "the server has no disk that can be replicated",
 		Hint:  "Look at the server's readiness report for the reason per disk, and at the disks that the job leaves out",
 	}
+	SnapshotUrgent = &problem.Kind{
+		Code:  "snapshot-given-up",
+		Title: "the run's snapshot was given up, because keeping it would have harmed the servers around it",
+		Hint:  "Make room where the server's disks lie (the cause says where), or run when the server writes less; the job's next run takes a new snapshot",
+	}
 	NotEnrolled = &problem.Kind{
 		Code:  "connector-not-enrolled",
 		Title: "the connector is not enrolled, and no activation code was given",

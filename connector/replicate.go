@@ -77,9 +77,14 @@ func (a *attempt) run(ctx context.Context) (hypervisor.Anchor, error) {
 	if a.watch = a.watches[a.command.Source]; a.watch == nil {
 		return hypervisor.Anchor{}, UnknownSource.New(nil, "source %s", a.command.Source)
 	}
+	ctx = hypervisor.WithWaits(ctx, a.waitFor)
+	leave, err := a.makeRoom(ctx)
+	if err != nil {
+		return hypervisor.Anchor{}, err
+	}
+	defer leave()
 	ref := fromSnapshot(a.command.Snapshot)
 	if !a.command.Sealed {
-		var err error
 		if ref, err = a.snapshot(ctx); err != nil {
 			return hypervisor.Anchor{}, err
 		}
@@ -89,6 +94,23 @@ func (a *attempt) run(ctx context.Context) (hypervisor.Anchor, error) {
 	}
 	a.enter("settling")
 	return a.settle(ctx, ref)
+}
+
+// makeRoom waits until the server's datastores, or whatever else the platform
+// keeps snapshots on, may hold one more. A snapshot that is there already is
+// counted, and waits for nobody.
+func (a *attempt) makeRoom(ctx context.Context) (leave func(), err error) {
+	on, err := a.watch.source.Shares(ctx, hypervisor.ServerID(a.command.Server))
+	switch {
+	case a.command.Snapshot == nil && err != nil:
+		return nil, fmt.Errorf("see where a snapshot would be kept: %w", err)
+	case a.command.Snapshot == nil:
+		return a.watch.shares.take(ctx, on...)
+	case err != nil:
+		// What there is to say about the server comes from the snapshot itself.
+		a.log.WithError(err).Warn("it is not known where the run's snapshot is kept, so it is not counted there")
+	}
+	return a.watch.shares.join(on...), nil
 }
 
 // snapshot returns the run's one snapshot, which the control plane has on
@@ -114,7 +136,7 @@ func (a *attempt) snapshot(ctx context.Context) (hypervisor.SnapshotRef, error) 
 }
 
 func (a *attempt) takeSnapshot(ctx context.Context) (hypervisor.SnapshotRef, error) {
-	leave, err := a.watch.snapshots.enter(ctx, a.waitFor)
+	leave, err := a.watch.shares.take(ctx, a.watch.tasks)
 	if err != nil {
 		return hypervisor.SnapshotRef{}, err
 	}
@@ -131,7 +153,7 @@ func (a *attempt) takeSnapshot(ctx context.Context) (hypervisor.SnapshotRef, err
 }
 
 func (a *attempt) settle(ctx context.Context, ref hypervisor.SnapshotRef) (hypervisor.Anchor, error) {
-	leave, err := a.watch.snapshots.enter(ctx, a.waitFor)
+	leave, err := a.watch.shares.take(ctx, a.watch.tasks)
 	if err != nil {
 		return hypervisor.Anchor{}, err
 	}
@@ -170,7 +192,7 @@ func (a *attempt) transfer(ctx context.Context, ref hypervisor.SnapshotRef) (err
 	group, groupCtx := errgroup.WithContext(ctx)
 	for _, d := range a.disks {
 		group.Go(func() error {
-			leave, err := a.watch.disks.enter(groupCtx, a.waitFor)
+			leave, err := a.watch.shares.take(groupCtx, append(d.Info().Shares, a.watch.disks)...)
 			if err != nil {
 				return err
 			}
@@ -250,6 +272,9 @@ func (a *attempt) finish(anchor hypervisor.Anchor, err, cause error) {
 	case errors.Is(cause, errCancelled):
 		a.log.Info("the run was cancelled")
 		req.Outcome = &linkv1.FinishRequest_Failure{Failure: &linkv1.Failure{Code: "cancelled", Message: errCancelled.Error()}}
+	case problem.Has(cause, SnapshotUrgent):
+		a.log.WithError(cause).Error("the run's snapshot is given up")
+		req.Outcome = &linkv1.FinishRequest_Failure{Failure: failure(cause)}
 	case cause != nil:
 		a.log.WithError(cause).Info("the connector shuts down and hands the run back")
 		req.Outcome = &linkv1.FinishRequest_Failure{Failure: &linkv1.Failure{Release: true, Retry: true, Message: "the connector was shut down"}}
@@ -295,6 +320,7 @@ func (a *attempt) enter(stage string) {
 // waitFor shows that something is waited for, until over is called. Several
 // disks may wait at once.
 func (a *attempt) waitFor(what string) (over func()) {
+	what = "waiting: " + what
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.waiting = append(a.waiting, what)

@@ -244,7 +244,7 @@ func TestManyServersShareSlotsAndDisksAndSayWhatTheyWaitFor(t *testing.T) {
 	for _, g := range guests {
 		jobs = append(jobs, p.job(t, g).ID)
 	}
-	want := "waiting: vcenter-1 has as many disks read at once as it may (2)"
+	want := "waiting: source vcenter-1 has 2 of 2 disks read at once"
 	p.until(t, "runs say what they wait for", func() bool {
 		waiting, queued := 0, 0
 		for _, job := range jobs {

@@ -58,4 +58,13 @@ func (s *runSet) has(run string) bool {
 	return s.runs[run] != nil
 }
 
+// stop ends the work on a run that is under way here, with cause.
+func (s *runSet) stop(run string, cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.runs[run]; r != nil {
+		r.cancel(cause)
+	}
+}
+
 func (s *runSet) wait() { s.all.Wait() }

@@ -149,6 +149,9 @@ type SnapshotRef struct {
 	// Consistency reached, and why it is less than asked for; not set by Held.
 	Consistency Consistency
 	Note        string
+	// Urgent is why the snapshot must not stay, as a clause for people (its
+	// datastore runs full); empty for one that may. Set by Held only.
+	Urgent string
 }
 
 // Anchor is what must stay on the source so that the next run can ask for

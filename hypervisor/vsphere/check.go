@@ -26,9 +26,9 @@ func (s *Source) Check(ctx context.Context, id hypervisor.ServerID) (hypervisor.
 	for _, look := range []func(*vm) []hypervisor.Finding{checkState, checkDisks, checkTracking, s.checkSnapshots} {
 		report.Findings = append(report.Findings, look(v)...)
 	}
-	full, err := s.fullDatastores(ctx, v)
+	full, err := s.fullDatastores(ctx, v.Datastore, float64(s.limits.FreePercent))
 	if err != nil {
-		return hypervisor.Report{}, fmt.Errorf("check %s: %w", v.Name, err)
+		return hypervisor.Report{}, fmt.Errorf("check %s: read the datastores' free space: %w", v.Name, explain(err, "the datastores of "+v.Name))
 	}
 	for _, what := range full {
 		report.Findings = append(report.Findings, hypervisor.Finding{

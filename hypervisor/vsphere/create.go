@@ -97,15 +97,12 @@ func (s *Source) prepare(ctx context.Context, run hypervisor.RunID, id hyperviso
 	if err := c.lookAlsoUnderWay(ctx); err != nil || c.found {
 		return c, err
 	}
-	if slices.Contains(v.DisabledMethod, "CreateSnapshot_Task") {
-		return nil, MethodDisabled.New(nil, "take a snapshot of %s", v.Name)
-	}
-	if err := c.waitForOlder(ctx); err != nil {
+	if err := c.waitUntilFree(ctx); err != nil {
 		return nil, err
 	}
-	full, err := s.fullDatastores(ctx, v)
+	full, err := s.fullDatastores(ctx, v.Datastore, float64(s.limits.FreePercent))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read the datastores' free space: %w", explain(err, "the datastores of "+v.Name))
 	}
 	if len(full) > 0 {
 		return nil, DatastoreFull.New(nil, "take a snapshot of %s: %s", v.Name, strings.Join(full, ", "))
@@ -147,23 +144,20 @@ func (c *creation) look() bool {
 	return false
 }
 
-// waitForOlder returns when no other snapshot of ours is left and the disks
-// are consolidated: change IDs of a snapshot taken before that would miss what
-// is merged later.
-func (c *creation) waitForOlder(ctx context.Context) error {
+// waitUntilFree waits until nothing stands in the way of a snapshot that will
+// go away by itself, and has the disks consolidated: change IDs of a snapshot
+// taken while an older one of ours is there would miss what is merged later.
+func (c *creation) waitUntilFree(ctx context.Context) error {
 	late, cancel := context.WithTimeoutCause(ctx, c.source.limits.Older, errLate)
 	defer cancel()
 	for pause := 500 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
-		older := ""
-		for _, n := range nodes(c.v.Snapshot) {
-			if _, ours := c.source.runOf(n.Name); ours {
-				older = n.Name
-			}
-		}
-		if older == "" {
+		kind, what := c.obstacle()
+		if kind == nil {
 			return c.source.consolidate(ctx, c.v)
 		}
+		over := hypervisor.Waiting(ctx, what)
 		err := sleep(late, pause)
+		over()
 		if err == nil {
 			err = c.source.refresh(late, c.v)
 		}
@@ -172,11 +166,24 @@ func (c *creation) waitForOlder(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case late.Err() != nil:
-			return OlderSnapshot.New(errLate, "take a snapshot of %s: %q is there after %s", c.v.Name, older, c.source.limits.Older)
+			return kind.New(errLate, "take a snapshot of %s: %s, still after %s", c.v.Name, what, c.source.limits.Older)
 		default:
 			return err
 		}
 	}
+}
+
+// obstacle says what keeps a new snapshot from being taken now.
+func (c *creation) obstacle() (*problem.Kind, string) {
+	for _, n := range nodes(c.v.Snapshot) {
+		if _, ours := c.source.runOf(n.Name); ours {
+			return OlderSnapshot, fmt.Sprintf("an earlier snapshot of %s (%q) is not gone yet", c.v.Name, n.Name)
+		}
+	}
+	if slices.Contains(c.v.DisabledMethod, "CreateSnapshot_Task") {
+		return MethodDisabled, fmt.Sprintf("another product (a backup, say) has disabled snapshots of %s", c.v.Name)
+	}
+	return nil, ""
 }
 
 // create takes the snapshot in the way that was asked for, or the next best.

@@ -170,6 +170,37 @@ func TestAFullDatastoreGetsNoSnapshot(t *testing.T) {
 	}
 }
 
+func TestAnotherProductsWorkIsWaitedForAndThenTheSnapshotTaken(t *testing.T) {
+	p := newPlatform(t)
+	id := p.AddServer(t, "web", size)
+	must(t, p.vm(t, id).Disable("CreateSnapshot_Task"))
+	s, _ := p.source(t, p.config())
+	ctx := hypervisor.WithWaits(t.Context(), func(string) func() {
+		must(t, p.vm(t, id).Disable()) // the backup has ended
+		return func() {}
+	})
+	_, err := s.Snapshot(ctx, "r1", []hypervisor.ServerID{id}, hypervisor.QuiesceNever)
+	must(t, err)
+}
+
+func TestASnapshotOnADatastoreThatRunsFullIsUrgent(t *testing.T) {
+	p := newPlatform(t)
+	id := p.AddServer(t, "web", size)
+	s, _ := p.source(t, p.config())
+	snapshot(t, s, "r1", id, hypervisor.QuiesceNever)
+	for _, c := range []struct {
+		free int64 // of 100 TiB
+		want string
+	}{{3 << 40, ""}, {2 << 40, `datastore "datastore1" has 2048 of 102400 GiB free, less than 2.5 %`}} {
+		must(t, p.SetDatastoreFree("datastore1", c.free))
+		held, _, err := s.Held(t.Context())
+		must(t, err)
+		if len(held) != 1 || held[0].Urgent != c.want {
+			t.Errorf("with %d TiB free the snapshots are %+v", c.free>>40, held)
+		}
+	}
+}
+
 func TestABusyServerIsAskedAgainAndGetsOneSnapshot(t *testing.T) {
 	p := newPlatform(t, func(c *vcenter.Config) {
 		c.Fault = func(call vcenter.Call) error {

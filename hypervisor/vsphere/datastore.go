@@ -45,17 +45,17 @@ func (s *Source) datastores(ctx context.Context, v *vm) (*datastores, error) {
 	return d, nil
 }
 
-// fullDatastores lists the machine's datastores that have less than the set
-// share free.
-func (s *Source) fullDatastores(ctx context.Context, v *vm) (full []string, err error) {
+// fullDatastores lists those of the datastores that have less than a share of
+// their capacity free.
+func (s *Source) fullDatastores(ctx context.Context, stores []ref, percent float64) (full []string, err error) {
 	var found []mo.Datastore
-	if err := s.session.retrieve(ctx, v.Datastore, []string{"summary"}, &found); err != nil {
-		return nil, fmt.Errorf("read the datastores' free space: %w", explain(err, "the datastores of "+v.Name))
+	if err := s.session.retrieve(ctx, stores, []string{"summary"}, &found); err != nil {
+		return nil, err
 	}
 	for _, store := range found {
 		sum := store.Summary
-		if sum.Capacity > 0 && sum.FreeSpace < sum.Capacity/100*int64(s.limits.FreePercent) {
-			full = append(full, fmt.Sprintf("datastore %q has %d of %d GiB free, less than %d %%", sum.Name, sum.FreeSpace>>30, sum.Capacity>>30, s.limits.FreePercent))
+		if sum.Capacity > 0 && float64(sum.FreeSpace) < float64(sum.Capacity)*percent/100 {
+			full = append(full, fmt.Sprintf("datastore %q has %d of %d GiB free, less than %g %%", sum.Name, sum.FreeSpace>>30, sum.Capacity>>30, percent))
 		}
 	}
 	return full, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
@@ -24,6 +25,7 @@ func (s *Source) Held(ctx context.Context) ([]hypervisor.SnapshotRef, []hypervis
 	}
 	slices.SortFunc(machines, func(a, b mo.VirtualMachine) int { return older(a.Self, b.Self) })
 	var held []hypervisor.SnapshotRef
+	var on []ref // the machine of each
 	taken := map[string]bool{}
 	for _, m := range machines {
 		if m.Config == nil {
@@ -40,11 +42,39 @@ func (s *Source) Held(ctx context.Context) ([]hypervisor.SnapshotRef, []hypervis
 			if run, ours := s.runOf(n.Name); ours {
 				r := reference(id, run, n)
 				r.Consistency = ""
-				held = append(held, r)
+				held, on = append(held, r), append(on, m.Self)
 			}
 		}
 	}
+	full, err := s.runningFull(ctx, on)
+	if err != nil {
+		return nil, nil, fmt.Errorf("see how full the datastores of our snapshots are: %w", explain(err, "the datastores"))
+	}
+	for i, m := range on {
+		held[i].Urgent = full[m]
+	}
 	return held, nil, nil
+}
+
+// runningFull says of machines with snapshots of ours which have a datastore
+// that is about to run full: all that such a machine writes takes up more of
+// it, and once it is full every server on it stops. The limit is half of what
+// must be free for a snapshot to be taken.
+func (s *Source) runningFull(ctx context.Context, machines []ref) (map[ref]string, error) {
+	machines = slices.CompactFunc(slices.Clone(machines), func(a, b ref) bool { return a == b })
+	var found []mo.VirtualMachine
+	if err := s.session.retrieve(ctx, machines, []string{"datastore"}, &found); err != nil && !isGone(err) {
+		return nil, err
+	}
+	full := map[ref]string{}
+	for _, m := range found {
+		stores, err := s.fullDatastores(ctx, m.Datastore, float64(s.limits.FreePercent)/2)
+		if err != nil && !isGone(err) {
+			return nil, err
+		}
+		full[m.Self] = strings.Join(stores, "; ")
+	}
+	return full, nil
 }
 
 func (s *Source) allSnapshots(ctx context.Context) (machines []mo.VirtualMachine, err error) {

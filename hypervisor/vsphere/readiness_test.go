@@ -3,6 +3,7 @@ package vsphere_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
 
@@ -127,14 +128,21 @@ func TestAMethodThatAnotherProductDisabledIsNotAskedFor(t *testing.T) {
 	p := newPlatform(t)
 	id := p.AddServer(t, "web", size)
 	must(t, p.vm(t, id).Disable("CreateSnapshot_Task"))
-	s, _ := p.source(t, p.config())
+	c := p.config()
+	c.Limits.Older = 100 * time.Millisecond
+	s, _ := p.source(t, c)
 	report, err := s.Check(t.Context(), id)
 	must(t, err)
 	if f := finding(report, vsphere.MethodDisabled.Code); f == nil || !f.Blocks {
 		t.Errorf("the report is %+v", report)
 	}
-	_, err = s.Snapshot(t.Context(), "r1", []hypervisor.ServerID{id}, hypervisor.QuiesceNever)
+	told := ""
+	ctx := hypervisor.WithWaits(t.Context(), func(what string) func() { told = what; return func() {} })
+	_, err = s.Snapshot(ctx, "r1", []hypervisor.ServerID{id}, hypervisor.QuiesceNever)
 	has(t, err, vsphere.MethodDisabled)
+	if !strings.Contains(told, "has disabled snapshots of web") {
+		t.Errorf("what is waited for is told as %q", told)
+	}
 	if n := p.Calls()["CreateSnapshot_Task"]; n != 0 {
 		t.Errorf("vSphere was asked %d times", n)
 	}
