@@ -90,6 +90,22 @@ var (
 		Title: "the datastore does not give the asked part of the disk file",
 		Hint:  "The file may be locked by its host (running virtual machines on VMFS), or a proxy may cut range requests; the cause has the answer",
 	}
+	ExportRefused = &problem.Kind{
+		Code:  "vsphere-export-refused",
+		Title: "vSphere does not export the snapshot",
+		Hint:  "The cause is vSphere's own: encrypted virtual machines and some kinds of disks cannot be exported; another task of the virtual machine may be in the way",
+	}
+	HostUnreachable = &problem.Kind{
+		Code:  "vsphere-host-unreachable",
+		Title: "an ESXi host does not answer",
+		Hint:  "Let the connector resolve the names of the ESXi hosts and reach their management addresses on port 443; exported disks come from them and not through vCenter",
+		Retry: true,
+	}
+	HostUntrusted = &problem.Kind{
+		Code:  "vsphere-host-untrusted",
+		Title: "an ESXi host shows a certificate that is not trusted",
+		Hint:  "Reconnect the host in vCenter if its certificate was replaced, or give the connector the authority's certificate; if neither explains it, somebody may be in between",
+	}
 	ReadFailed = &problem.Kind{
 		Code:  "vsphere-read-failed",
 		Title: "reading the disk file failed again and again",

@@ -58,8 +58,14 @@ type Limits struct {
 	Older              time.Duration // 15 min for an earlier snapshot of ours to be removed before a new one
 	Undo               time.Duration // 60 s to remove what a failed or canceled creation left
 	Idle               time.Duration // 60 s without a byte end a connection
-	KeepAlive          time.Duration // 5 min between signs of life: vSphere ends sessions that idle for 30
-	FreePercent        int           // 5 % of a datastore must be free before a snapshot is taken; below 0: no matter
+	// ExportIdle is how long an exported disk's stream may pause: 15 min. A host
+	// sends nothing while it reads zeros, and reads hundreds of GiB in that time.
+	ExportIdle time.Duration
+	// ExportPatience is how long the stream may wait for us: 2 min. VMware says
+	// nothing of how long a host bears that; a lease lasts 5 min without a sign.
+	ExportPatience time.Duration
+	KeepAlive      time.Duration // 5 min between signs of life: vSphere ends sessions that idle for 30
+	FreePercent    int           // 5 % of a datastore must be free before a snapshot is taken; below 0: no matter
 }
 
 func (l Limits) withDefaults() Limits {
@@ -86,6 +92,8 @@ func (l Limits) withDefaults() Limits {
 	set(&l.Older, 15*time.Minute)
 	set(&l.Undo, time.Minute)
 	set(&l.Idle, time.Minute)
+	set(&l.ExportIdle, 15*time.Minute)
+	set(&l.ExportPatience, 2*time.Minute)
 	set(&l.KeepAlive, 5*time.Minute)
 	return l
 }
