@@ -43,7 +43,7 @@ func (s *Source) findExport(ctx context.Context, d *disk) (way, string, error) {
 	e := &export{d}
 	var host string
 	err := e.repeat(ctx, newBudget(probeTries, probeLimit), func() error {
-		return e.stream(ctx, func(_ context.Context, st *opened) error {
+		return e.stream(ctx, probeLimit, func(_ context.Context, st *opened) error {
 			host = st.host
 			return st.glance()
 		})
@@ -76,7 +76,7 @@ func (e *export) read(ctx context.Context, in []hypervisor.Extent, emit func(int
 			}
 			return err
 		}
-		return e.stream(ctx, func(ctx context.Context, st *opened) error {
+		return e.stream(ctx, e.disk.snapshot.source.limits.Task, func(ctx context.Context, st *opened) error {
 			d := decoder{stream: st.Stream, size: e.disk.size, out: out, seen: func(off int64) { st.lease.seen(off, e.disk.size) }}
 			whole, err := d.run(ctx, &e.disk.snapshot.source.blocks, st.feed.interrupt)
 			st.lease.whole = whole && err == nil
@@ -122,11 +122,11 @@ type opened struct {
 }
 
 // stream exports the snapshot for as long as use runs and opens the disk's
-// stream.
-func (e *export) stream(ctx context.Context, use func(context.Context, *opened) error) error {
+// stream. busy is how long other tasks are waited for.
+func (e *export) stream(ctx context.Context, busy time.Duration, use func(context.Context, *opened) error) error {
 	sn := e.disk.snapshot
 	s := sn.source
-	return s.withLease(ctx, sn.ref, func(ctx context.Context, l *lease) error {
+	return sn.withLease(ctx, busy, func(ctx context.Context, l *lease) error {
 		if of := l.info.Entity; of.Type == sn.machine.Type && of != sn.machine {
 			return DiskUnreadable.New(nil, "the export is one of another virtual machine: %s", of.Value)
 		}

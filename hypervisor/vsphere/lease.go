@@ -34,9 +34,9 @@ const (
 // ends the lease itself when it hears no sign of life (vSphere API,
 // HttpNfcLease).
 type lease struct {
+	snapshot *snapshot
 	session  *session
 	log      logrus.FieldLogger
-	snapshot ref
 	ref      ref
 	info     types.HttpNfcLeaseInfo
 	percent  atomic.Int32 // downloaded; never goes back
@@ -56,9 +56,10 @@ func (e *leaseLost) Error() string {
 func (e *leaseLost) Unwrap() error { return e.cause }
 
 // withLease exports the snapshot, and keeps the lease alive while use runs.
-// The context that use gets ends with the lease; the lease ends with use.
-func (s *Source) withLease(ctx context.Context, snapshot ref, use func(context.Context, *lease) error) error {
-	l, err := s.export(ctx, snapshot)
+// The context that use gets ends with the lease; the lease ends with use. busy
+// is how long other tasks of the virtual machine are waited for.
+func (sn *snapshot) withLease(ctx context.Context, busy time.Duration, use func(context.Context, *lease) error) error {
+	l, err := sn.export(ctx, busy)
 	if err != nil {
 		return err
 	}
@@ -83,18 +84,47 @@ func (s *Source) withLease(ctx context.Context, snapshot ref, use func(context.C
 }
 
 // export asks for a lease. The snapshot is the object of the call itself, so
-// the lease's disks are those of that frozen state and of no other.
-func (s *Source) export(ctx context.Context, snapshot ref) (*lease, error) {
+// the lease's disks are those of that frozen state and of no other. Where
+// vSphere gives a virtual machine one lease at a time, the reads of its disks
+// come one after the other.
+func (sn *snapshot) export(ctx context.Context, busy time.Duration) (*lease, error) {
+	s := sn.source
+	since := time.Now()
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
+		r, err := s.exportOnce(ctx, sn.ref)
+		if err == nil {
+			sn.leases.Add(1)
+			return &lease{snapshot: sn, session: s.session, log: s.log, ref: r}, nil
+		}
+		if sn.leases.Load() > 0 {
+			since = time.Now()
+		}
+		if ctx.Err() != nil {
+			return nil, s.session.ended(ctx)
+		}
+		if !isBusy(err) || time.Since(since) > busy {
+			return nil, refusal(err, sn.ref)
+		}
+		over := hypervisor.Waiting(ctx, "another task of the virtual machine is under way, and its disks cannot be exported meanwhile")
+		err = sleep(ctx, pause)
+		over()
+		if err != nil {
+			return nil, s.session.ended(ctx)
+		}
+	}
+}
+
+func (s *Source) exportOnce(ctx context.Context, snapshot ref) (ref, error) {
 	if ctx.Err() != nil {
-		return nil, s.session.ended(ctx)
+		return ref{}, ctx.Err()
 	}
 	answered, cancel := lingering(ctx, leaseGrace)
 	defer cancel()
 	res, err := methods.ExportSnapshot(answered, s.session, &types.ExportSnapshot{This: snapshot})
 	if err != nil {
-		return nil, refusal(err, snapshot)
+		return ref{}, err
 	}
-	return &lease{session: s.session, log: s.log, snapshot: snapshot, ref: res.Returnval}, nil
+	return res.Returnval, nil
 }
 
 // refusal tells which faults are vSphere's last word on an export.
@@ -146,7 +176,7 @@ func (l *lease) begin(found mo.HttpNfcLease) error {
 		l.info = *found.Info
 		return nil
 	case found.Error != nil:
-		return refusal(task.Error{LocalizedMethodFault: found.Error}, l.snapshot)
+		return refusal(task.Error{LocalizedMethodFault: found.Error}, l.snapshot.ref)
 	}
 	return &leaseLost{fmt.Errorf("its state is %q", found.State)}
 }
@@ -178,6 +208,7 @@ func (l *lease) renew(ctx context.Context) error {
 // export as failed that was aborted, so one that was downloaded to its end is
 // completed. What cannot be ended ends by itself.
 func (l *lease) end(ctx context.Context) {
+	defer l.snapshot.leases.Add(-1)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseGrace)
 	defer cancel()
 	var err error

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/vmware/govmomi/fault"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -23,7 +24,8 @@ type snapshot struct {
 	frozen  []virtualDisk
 	disks   []hypervisor.Disk
 	stores  *datastores
-	host    ref // that the machine is on
+	host    ref          // that the machine is on
+	leases  atomic.Int32 // exports under way
 }
 
 // Open verifies the snapshot and finds out how each of its disks can be read.
