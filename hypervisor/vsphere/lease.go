@@ -102,8 +102,11 @@ func (sn *snapshot) export(ctx context.Context, busy time.Duration) (*lease, err
 		if ctx.Err() != nil {
 			return nil, s.session.ended(ctx)
 		}
-		if !isBusy(err) || time.Since(since) > busy {
+		if !isBusy(err) {
 			return nil, refusal(err, sn.ref)
+		}
+		if time.Since(since) > busy {
+			return nil, ReadFailed.New(err, "export snapshot %s: its virtual machine was busy for %s", sn.what.ID, busy)
 		}
 		over := hypervisor.Waiting(ctx, "another task of the virtual machine is under way, and its disks cannot be exported meanwhile")
 		err = sleep(ctx, pause)
