@@ -2,6 +2,8 @@ package vcenter
 
 import (
 	"crypto/tls"
+	"fmt"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/vmware/govmomi/vim25/types"
@@ -29,6 +31,10 @@ type Config struct {
 	// Denied are the privileges that the user lacks, everywhere.
 	Denied []string
 
+	// LeaseTimeout is how long an export's lease lives without a report of
+	// progress; default 5 minutes. Clients see it rounded up to seconds.
+	LeaseTimeout time.Duration
+
 	// OnSnapshot is told of every snapshot while it is taken: the disks are
 	// frozen, the task is not finished, the guest may go on writing. It runs
 	// on the task's goroutine and must not wait for an operation on the same
@@ -48,7 +54,16 @@ type Datastore struct {
 	Type     string // VMFS (default), NFS, vsan, VVOL
 	Capacity int64  // bytes; default 100 TiB
 	Free     int64  // bytes; default half of the capacity
+	// Deltas is the format of the delta files that snapshots start. Disks of 2
+	// TiB and more have SEsparse ones everywhere: the other format ends there.
+	Deltas string // DeltasSESparse (default, as VMFS 6) or DeltasVMFSSparse
 }
+
+// The formats of delta files.
+const (
+	DeltasSESparse   = "sesparse"
+	DeltasVMFSSparse = "vmfsSparse" // COWD
+)
 
 // ServerSpec describes a VM. Only the name is required.
 type ServerSpec struct {
@@ -100,6 +115,19 @@ type Quirks struct {
 	// FlatLocked has /folder refuse even frozen files while the server runs,
 	// as ESXi does where the file system's locks forbid it.
 	FlatLocked bool
+	// ExportFails has ExportSnapshot and ExportVm answer InvalidState.
+	ExportFails bool
+	// ExportAlone has them answer TaskInProgress while another lease on the
+	// server is held.
+	ExportAlone bool
+	// ExportReversed lists the disks of a lease in reverse, and numbers their
+	// files so: only the keys tell which is which.
+	ExportReversed bool
+	// SeSparseBackings shows disks with SEsparse deltas, and all that is below
+	// these, as VirtualDiskSeSparseBackingInfo; otherwise every chain is made of
+	// VirtualDiskFlatVer2BackingInfo, which tells of deltas by its format and
+	// parent alone. vCenters do the one or the other.
+	SeSparseBackings bool
 	// Allocated is how "*" is answered.
 	Allocated AllocatedAnswer
 	// Resized is how changes since before a growth are answered.
@@ -151,6 +179,7 @@ func (c Config) withDefaults() Config {
 	stores := make([]Datastore, len(c.Datastores))
 	for i, d := range c.Datastores {
 		def(&d.Type, "VMFS")
+		def(&d.Deltas, DeltasSESparse)
 		if d.Capacity == 0 {
 			d.Capacity = 100 << 40
 		}
@@ -162,6 +191,9 @@ func (c Config) withDefaults() Config {
 	c.Datastores = stores
 	if c.AreasPerPage <= 0 {
 		c.AreasPerPage = 2000
+	}
+	if c.LeaseTimeout <= 0 {
+		c.LeaseTimeout = 5 * time.Minute
 	}
 	if c.Log == nil {
 		log := logrus.New()
@@ -200,6 +232,16 @@ func (s ServerSpec) withDefaults() ServerSpec {
 		s.InstanceUUID = newUUID("50")
 	}
 	return s
+}
+
+// check refuses what would be misunderstood.
+func (c Config) check() error {
+	for _, d := range c.Datastores {
+		if d.Deltas != DeltasSESparse && d.Deltas != DeltasVMFSSparse {
+			return fmt.Errorf("datastore %q: the format of deltas is %s or %s, not %q", d.Name, DeltasSESparse, DeltasVMFSSparse, d.Deltas)
+		}
+	}
+	return nil
 }
 
 // guestName is what vSphere shows for a guest ID; the ID itself where it is not listed here.

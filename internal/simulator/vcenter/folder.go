@@ -18,22 +18,11 @@ import (
 const transferSize = 1 << 20
 
 // serveFolder answers GET and HEAD of /folder/<path>?dcPath=&dsName= for
-// descriptors and for flat files whose bytes stand still.
+// descriptors, and for flat and delta files whose bytes stand still.
 func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request) {
 	file := strings.TrimPrefix(r.URL.Path, "/folder/")
-	err := s.arrive(r.Context(), Call{Method: r.Method + " /folder", Path: file})
-	var status HTTPStatus
-	var after DropAfter
-	switch {
-	case errors.Is(err, ErrDropped), errors.Is(err, ErrAnswerLost):
-		panic(http.ErrAbortHandler)
-	case errors.As(err, &status):
-		w.WriteHeader(int(status))
-		return
-	case errors.As(err, &after):
-		w = &shortWriter{w, int64(after)}
-	case err != nil:
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+	w, admitted := s.admit(w, r, Call{Method: r.Method + " /folder", Path: file})
+	if !admitted {
 		return
 	}
 	if !s.authorized(r) {
@@ -58,6 +47,27 @@ func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request) {
 	s.serveContent(w, r, content)
 }
 
+// admit counts a request for a file and asks Config.Fault about it; where it
+// answers false the request is done with.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, call Call) (http.ResponseWriter, bool) {
+	err := s.arrive(r.Context(), call)
+	var status HTTPStatus
+	var after DropAfter
+	switch {
+	case errors.Is(err, ErrDropped), errors.Is(err, ErrAnswerLost):
+		panic(http.ErrAbortHandler)
+	case errors.As(err, &status):
+		w.WriteHeader(int(status))
+		return w, false
+	case errors.As(err, &after):
+		return &shortWriter{w, int64(after)}, true
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return w, false
+	}
+	return w, true
+}
+
 // openFile is a file under /folder that is being read.
 type openFile struct {
 	io.ReaderAt
@@ -70,8 +80,23 @@ type openError struct {
 	why    string
 }
 
-// open finds a file by its datastore and path.
+// open finds a file by its datastore and path, ready to be read.
 func (s *Server) open(file string, query url.Values) (*openFile, *openError) {
+	f, failed := s.find(file, query)
+	if f == nil {
+		return nil, failed
+	}
+	if d, ok := f.ReaderAt.(*deltaFile); ok {
+		size, err := d.build() // too long a work to be done under the locks
+		if err != nil {
+			return nil, &openError{http.StatusInternalServerError, errors.Join(err, f.close()).Error()}
+		}
+		f.size = size
+	}
+	return f, nil
+}
+
+func (s *Server) find(file string, query url.Values) (*openFile, *openError) {
 	store := query.Get("dsName")
 	if dc := strings.Trim(query.Get("dcPath"), "/"); dc != s.cfg.Datacenter {
 		return nil, &openError{http.StatusNotFound, fmt.Sprintf("there is no datacenter %q", dc)}
@@ -98,25 +123,26 @@ func (s *Server) open(file string, query url.Values) (*openFile, *openError) {
 func (d *Disk) open(file string) (*openFile, *openError) {
 	d.v.mu.Lock()
 	defer d.v.mu.Unlock()
+	running := d.vm.spec.Power == types.VirtualMachinePowerStatePoweredOn
 	for _, l := range d.v.layers {
 		switch {
 		case l.file == file:
 			text := strings.NewReader(d.descriptor(l))
 			return &openFile{text, text.Size(), func() error { return nil }}, nil
-		case l.dataFile() != file || d.spec.RDM != "":
+		case d.dataFile(l) != file || d.spec.RDM != "":
 			continue
+		case l != d.v.live && running && d.vm.quirks.FlatLocked:
+			return nil, &openError{http.StatusForbidden, "the file is locked by the running server"}
+		case l == d.v.live && running:
+			return nil, &openError{http.StatusForbidden, "the file is in use: a running server's disk must be frozen by a snapshot first"}
 		case l.parent != nil:
-			return nil, &openError{http.StatusNotFound, "the contents of delta files are not modeled"}
-		case l != d.v.live:
-			if d.vm.quirks.FlatLocked && d.vm.spec.Power == types.VirtualMachinePowerStatePoweredOn {
-				return nil, &openError{http.StatusForbidden, "the file is locked by the running server"}
-			}
+			f := d.openDelta(l)
+			return &openFile{f, 0, f.release}, nil
+		case l == d.v.live:
+			return &openFile{liveDisk{d.v}, d.v.size, func() error { return nil }}, nil
+		default:
 			w := d.v.pin(l, d.v.size)
 			return &openFile{w, w.size, w.release}, nil
-		case d.vm.spec.Power == types.VirtualMachinePowerStatePoweredOn:
-			return nil, &openError{http.StatusForbidden, "the file is in use: a running server's disk must be frozen by a snapshot first"}
-		default:
-			return &openFile{liveDisk{d.v}, d.v.size, func() error { return nil }}, nil
 		}
 	}
 	return nil, nil

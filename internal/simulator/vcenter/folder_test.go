@@ -180,7 +180,7 @@ func TestWhatIsNoFrozenFileIsRefusedLoudly(t *testing.T) {
 	}{
 		{"on/on-flat.vmdk", 403},
 		{"locked/locked-flat.vmdk", 403},
-		{"locked/locked-000001-sesparse.vmdk", 404},
+		{"locked/locked-000001-sesparse.vmdk", 403},
 		{"raw/raw-flat.vmdk", 404},
 		{"on/on.vmx", 404},
 		{"on/", 404},

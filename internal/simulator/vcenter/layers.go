@@ -15,6 +15,7 @@ type layer struct {
 	cid    uint32 // content ID in the descriptor
 	parent *layer
 	pages  map[int64]page
+	delta  *delta // its file, once somebody asked for it
 }
 
 // volume is the bytes of one disk: a base that never changes, and a tree of
@@ -29,6 +30,7 @@ type volume struct {
 	live     *layer
 	layers   []*layer
 	held     map[*layer]int // by snapshots
+	made     int64          // pages so far
 	tracking tracking
 
 	pins    int    // views in use outside of the lock
@@ -134,6 +136,7 @@ func (v *volume) write(p []byte, off int64) (int, error) {
 	if off < 0 || off+int64(len(p)) > v.size {
 		return 0, fmt.Errorf("write of %d bytes at %d lies outside of a disk of %d bytes", len(p), off, v.size)
 	}
+	v.live.delta = nil
 	done := 0
 	for done < len(p) {
 		g, at := off/grain, int(off%grain)
@@ -164,6 +167,8 @@ func (v *volume) writeGrain(g int64, at int, p []byte) error {
 	if err != nil {
 		return err
 	}
+	v.made++
+	pg.order = v.made
 	v.live.pages[g] = pg
 	if here {
 		v.discard(old)
@@ -268,7 +273,7 @@ func (v *volume) merge(lower, upper *layer) {
 			upper.pages[g] = pg
 		}
 	}
-	upper.parent, upper.file = lower.parent, lower.file
+	upper.parent, upper.file, upper.delta = lower.parent, lower.file, nil
 }
 
 // discard gives a page back once no view can see it.

@@ -14,7 +14,8 @@ const grain = 64 << 10
 type page struct {
 	mem    []byte // nil: in the file, at off
 	off    int64
-	frozen bool // somebody still reads this very page: a write makes a new one
+	order  int64 // the how-manieth page of its disk it is
+	frozen bool  // somebody still reads this very page: a write makes a new one
 }
 
 // pages keeps the grains that were written to a disk, in memory or packed into

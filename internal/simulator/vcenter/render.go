@@ -222,6 +222,12 @@ func (d *Disk) device(label string, s diskState) *types.VirtualDisk {
 		disk.Backing = b
 		return disk
 	}
+	if d.vm.quirks.SeSparseBackings && s.top.parent != nil && d.deltas() == DeltasSESparse {
+		b := d.seSparse(s.top)
+		b.ChangeId = s.change.String()
+		disk.Backing = b
+		return disk
+	}
 	top := d.flat(s.top)
 	top.ChangeId, top.Sharing = s.change.String(), string(sharing)
 	disk.Backing = top
@@ -238,7 +244,24 @@ func (d *Disk) flat(l *layer) *types.VirtualDiskFlatVer2BackingInfo {
 	b.VirtualDeviceFileBackingInfo = d.file(l)
 	if l.parent != nil {
 		b.Parent = d.flat(l.parent)
-		b.DeltaDiskFormat = "seSparseFormat"
+		b.DeltaDiskFormat = string(types.VirtualDiskDeltaDiskFormatSeSparseFormat)
+		if d.deltas() == DeltasVMFSSparse {
+			b.DeltaDiskFormat = string(types.VirtualDiskDeltaDiskFormatRedoLogFormat)
+		}
+	}
+	return b
+}
+
+// seSparse is flat's other way: vSphere's types allow no mixed chains.
+func (d *Disk) seSparse(l *layer) *types.VirtualDiskSeSparseBackingInfo {
+	b := &types.VirtualDiskSeSparseBackingInfo{
+		DiskMode: d.spec.Mode, WriteThrough: types.NewBool(false), DigestEnabled: types.NewBool(false),
+		Uuid: d.uuid, ContentId: fmt.Sprintf("%08x", l.cid),
+	}
+	b.VirtualDeviceFileBackingInfo = d.file(l)
+	if l.parent != nil {
+		b.Parent = d.seSparse(l.parent)
+		b.DeltaDiskFormat, b.GrainSize = string(types.VirtualDiskDeltaDiskFormatSeSparseFormat), seSparseGrain>>10
 	}
 	return b
 }
@@ -275,7 +298,7 @@ func (vm *VM) renderFiles(o *mo.VirtualMachine) {
 			committed += size
 			disk.Chain = slices.Insert(disk.Chain, 0, types.VirtualMachineFileLayoutExDiskUnit{FileKey: []int32{
 				add(d.spec.Datastore, l.file, "diskDescriptor", 1<<10),
-				add(d.spec.Datastore, l.dataFile(), "diskExtent", size),
+				add(d.spec.Datastore, d.dataFile(l), "diskExtent", size),
 			}})
 		}
 		provisioned += d.v.size

@@ -45,7 +45,8 @@ type Server struct {
 	// for writing. Order: VM.op, world, volumes.
 	world  sync.RWMutex
 	vms    map[types.ManagedObjectReference]*VM
-	next   atomic.Int64 // counts references given out
+	leases map[string]*lease // by their ticket; also those that have ended
+	next   atomic.Int64      // counts references given out
 	recent []types.ManagedObjectReference
 	places places
 
@@ -66,7 +67,7 @@ func Start(cfg Config) (*Server, error) {
 	s := &Server{
 		User: cfg.User, Password: cfg.Password, cfg: cfg, log: cfg.Log,
 		serving: make(chan error, 1), closing: make(chan struct{}),
-		vms: map[types.ManagedObjectReference]*VM{}, revisions: newRevisions(),
+		vms: map[types.ManagedObjectReference]*VM{}, leases: map[string]*lease{}, revisions: newRevisions(),
 		sessions: sessions{live: map[string]bool{}}, record: newRecord(), buffers: newBuffers(),
 	}
 	if err := s.start(); err != nil {
@@ -76,6 +77,9 @@ func Start(cfg Config) (*Server, error) {
 }
 
 func (s *Server) start() error {
+	if err := s.cfg.check(); err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "vcenter-*")
 	if err != nil {
 		return err
@@ -159,6 +163,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc(s.URL.Path, s.serveSDK)
 	mux.HandleFunc(s.URL.Path+"/vimServiceVersions.xml", s.service.ServiceVersions)
 	mux.HandleFunc("/folder/", s.serveFolder)
+	mux.HandleFunc("/nfc/", s.serveNFC)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.refuse("%s %s: nothing is served there", r.Method, r.URL.Path)
 		http.NotFound(w, r)

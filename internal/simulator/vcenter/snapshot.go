@@ -190,6 +190,7 @@ func (vm *VM) removeSnapshots(list []*snapshot) error {
 		for _, snap := range list {
 			vm.forget(snap)
 		}
+		vm.breakLeases(func(l *lease) bool { return slices.Contains(list, l.snap) }, "The snapshot that is exported was removed.")
 		vm.stun()
 		vm.consolidation = left
 		err = vm.retireDetached()

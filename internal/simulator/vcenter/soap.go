@@ -192,11 +192,13 @@ func supported(kind, method string) bool {
 		methods = "FindByInventoryPath FindChild FindAllByUuid"
 	case "VirtualMachine":
 		methods = "CreateSnapshot_Task CreateSnapshotEx_Task RemoveAllSnapshots_Task RevertToCurrentSnapshot_Task" +
-			" ConsolidateVMDisks_Task ReconfigVM_Task QueryChangedDiskAreas PowerOnVM_Task PowerOffVM_Task ShutdownGuest"
+			" ConsolidateVMDisks_Task ReconfigVM_Task QueryChangedDiskAreas ExportVm PowerOnVM_Task PowerOffVM_Task ShutdownGuest"
 	case "Task":
 		methods = "CancelTask"
 	case "VirtualMachineSnapshot":
-		methods = "RemoveSnapshot_Task RevertToSnapshot_Task"
+		methods = "RemoveSnapshot_Task RevertToSnapshot_Task ExportSnapshot"
+	case "HttpNfcLease":
+		methods = "HttpNfcLeaseProgress HttpNfcLeaseComplete HttpNfcLeaseAbort"
 	}
 	return slices.Contains(strings.Fields(methods), method)
 }

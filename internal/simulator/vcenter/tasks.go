@@ -62,6 +62,9 @@ func (vm *VM) work(t *task, method string, f func() (any, error)) {
 	vm.op.Lock()
 	defer vm.op.Unlock()
 	err := vm.s.arrive(context.Background(), Call{Method: method, Object: vm.obj.Self, Task: true})
+	if err == nil {
+		err = vm.leased()
+	}
 	var result any
 	if err == nil {
 		result, err = f()

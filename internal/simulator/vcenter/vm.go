@@ -33,7 +33,8 @@ type VM struct {
 	trackedLate   bool // it was set while there were snapshots
 	quirks        Quirks
 	disabled      []string
-	consolidation bool // runtime.consolidationNeeded
+	consolidation bool     // runtime.consolidationNeeded
+	leases        []*lease // that are held
 }
 
 // machine is the managed object of a VM. Its methods are what clients can call.
@@ -155,6 +156,7 @@ func (vm *VM) SetPower(state types.VirtualMachinePowerState) error {
 
 func (vm *VM) setPower(state types.VirtualMachinePowerState) {
 	if vm.spec.Power != types.VirtualMachinePowerStatePoweredOn && state == types.VirtualMachinePowerStatePoweredOn {
+		vm.breakLeases(func(l *lease) bool { return l.snap == nil }, "The server that is exported was switched on.")
 		vm.stun() // disks are opened
 	}
 	vm.spec.Power = state
