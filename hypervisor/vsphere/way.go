@@ -32,6 +32,7 @@ type transport struct {
 func (s *Source) transports() []transport {
 	return []transport{
 		{"datastore", s.findDatastore},
+		{"export", s.findExport},
 	}
 }
 
