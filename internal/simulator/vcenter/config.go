@@ -28,12 +28,42 @@ type Config struct {
 	AreasPerPage int
 	EmptyPages   bool
 
-	// Denied are the privileges that the user lacks, everywhere.
+	// Denied are the privileges that the user lacks: "VApp.Export" everywhere,
+	// "VApp.Export@web" on the object of that name or reference (as vm-1001) and
+	// on what is below it. The operations that need them fail as well.
 	Denied []string
 
 	// LeaseTimeout is how long an export's lease lives without a report of
 	// progress; default 5 minutes. Clients see it rounded up to seconds.
 	LeaseTimeout time.Duration
+
+	// NoHostListeners leaves hosts without HTTPS of their own; their names then
+	// lead nowhere, as where a firewall keeps clients from them.
+	NoHostListeners bool
+	// Tickets is how service tickets are treated, TicketTimeout how long one can
+	// be used (default 30 s).
+	Tickets       Tickets
+	TicketTimeout time.Duration
+	// HostTransfers is how many files one host serves at a time, directly or
+	// through vCenter; more are answered 503. Default: no limit.
+	HostTransfers int
+
+	// Latency passes before every answer.
+	Latency Latency
+
+	// SessionTimeout ends sessions that have not been used for so long; default:
+	// never. Sessions is how many there may be; Login answers 503 past it.
+	SessionTimeout time.Duration
+	Sessions       int
+
+	// Standalone is an ESXi host without vCenter: one host, no cluster, the
+	// datacenter ha-datacenter, the user root, no folders.
+	Standalone bool
+	// FreeLicense has all calls that change something fail with RestrictedVersion.
+	FreeLicense bool
+
+	// Now is the clock by which tickets and sessions expire; default time.Now.
+	Now func() time.Time
 
 	// OnSnapshot is told of every snapshot while it is taken: the disks are
 	// frozen, the task is not finished, the guest may go on writing. It runs
@@ -48,12 +78,13 @@ type Config struct {
 	Log logrus.FieldLogger // default: none
 }
 
-// Datastore describes a datastore, mounted on all hosts.
+// Datastore describes a datastore.
 type Datastore struct {
 	Name     string
-	Type     string // VMFS (default), NFS, vsan, VVOL
-	Capacity int64  // bytes; default 100 TiB
-	Free     int64  // bytes; default half of the capacity
+	Type     string   // VMFS (default), NFS, vsan, VVOL
+	Capacity int64    // bytes; default 100 TiB
+	Free     int64    // bytes; default half of the capacity
+	Hosts    []string // that have it mounted; default all
 	// Deltas is the format of the delta files that snapshots start. Disks of 2
 	// TiB and more have SEsparse ones everywhere: the other format ends there.
 	Deltas string // DeltasSESparse (default, as VMFS 6) or DeltasVMFSSparse
@@ -109,6 +140,11 @@ type DiskSpec struct {
 type Quirks struct {
 	// QuiesceFails fails snapshots that ask for a quiesced guest.
 	QuiesceFails bool
+	// SnapshotTakes is how long a snapshot's task runs before the disks are
+	// frozen, ConsolidationTakes how long one runs that removes snapshots,
+	// after they have left the tree and before their files are merged. See
+	// VM.Hurry.
+	SnapshotTakes, ConsolidationTakes time.Duration
 	// ConsolidationNeeded has removed snapshots leave their delta files
 	// behind and runtime.consolidationNeeded set, until ConsolidateVMDisks.
 	ConsolidationNeeded bool
@@ -167,9 +203,22 @@ func (c Config) withDefaults() Config {
 		}
 	}
 	def(&c.Address, "127.0.0.1:0")
+	if c.Standalone {
+		def(&c.User, "root")
+		c.Datacenter = "ha-datacenter"
+		if len(c.Hosts) == 0 {
+			c.Hosts = []string{"esx-1.example.com"}
+		}
+	}
 	def(&c.User, "administrator@vsphere.local")
 	def(&c.Password, "simulated")
 	def(&c.Datacenter, "DC0")
+	if c.TicketTimeout <= 0 {
+		c.TicketTimeout = 30 * time.Second
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	if len(c.Hosts) == 0 {
 		c.Hosts = []string{"esx-1.example.com", "esx-2.example.com"}
 	}

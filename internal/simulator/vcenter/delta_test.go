@@ -101,11 +101,11 @@ func scribble(t testing.TB, rnd *rand.Rand, d *Disk, truth []byte) {
 }
 
 func TestQEMUReadsWhatTheDeltaChainsHold(t *testing.T) {
-	const size = 5*mib + 3*sector
+	const size = 3*mib + 3*sector
 	for _, format := range []string{DeltasSESparse, DeltasVMFSSparse} {
 		for name, content := range map[string]Content{
 			"an empty disk":               Sparse(),
-			"a disk larger than its base": Generated(Pattern{Seed: 4, Random: 60, Text: 20, Run: grain}, 3*mib+700),
+			"a disk larger than its base": Generated(Pattern{Seed: 4, Random: 60, Text: 20, Run: grain}, 2*mib+700),
 		} {
 			t.Run(format+" over "+name, func(t *testing.T) {
 				cfg := one(DiskSpec{Size: size, Content: content})
@@ -120,7 +120,7 @@ func TestQEMUReadsWhatTheDeltaChainsHold(t *testing.T) {
 				rnd := rand.New(rand.NewPCG(7, 7))
 				frozen := map[types.ManagedObjectReference][]byte{}
 				var refs []types.ManagedObjectReference
-				for n := range 6 {
+				for n := range 5 {
 					scribble(t, rnd, d, truth)
 					ref := snapshotNow(t, c, vm, fmt.Sprint("s", n))
 					frozen[ref], refs = bytes.Clone(truth), append(refs, ref)
@@ -135,10 +135,8 @@ func TestQEMUReadsWhatTheDeltaChainsHold(t *testing.T) {
 					sameBytes(t, "the chain of "+state.top.file, readByQEMU(t, downloadChain(t, s, d, state.top)), frozen[ref])
 				}
 				compare(refs[1])
-				compare(refs[5])
 				removeSnapshot(t, c, refs[2]) // its bytes move into the next one's file
-				compare(refs[3])
-				compare(refs[5])
+				compare(refs[4])
 				if len(s.Refused()) > 0 {
 					t.Error(s.Refused())
 				}

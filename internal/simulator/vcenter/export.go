@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -56,6 +57,7 @@ func (vm *VM) exportable() *SOAPFault {
 // exportedDisk is a disk of a lease.
 type exportedDisk struct {
 	name       string // of its file
+	datastore  string
 	key        string
 	descriptor string
 	allocated  []Extent
@@ -66,6 +68,7 @@ type exportedDisk struct {
 func (l *lease) pin() error {
 	l.vm.s.world.RLock()
 	defer l.vm.s.world.RUnlock()
+	l.host = l.vm.host
 	disks := l.vm.disks
 	if l.snap != nil {
 		disks = l.snap.disks
@@ -99,7 +102,7 @@ func (l *lease) pinDisk(d *Disk, name string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.disks = append(l.disks, &exportedDisk{
-		name: name, key: d.exportKey(), descriptor: d.streamDescriptor(state), allocated: allocated,
+		name: name, datastore: d.spec.Datastore, key: d.exportKey(), descriptor: d.streamDescriptor(state), allocated: allocated,
 		view: d.v.pin(state.top, state.size),
 	})
 	return nil
@@ -118,8 +121,11 @@ func (d *Disk) exportKey() string {
 // info is what the lease tells its client when it is ready. The caller holds world.
 func (l *lease) info() *types.HttpNfcLeaseInfo {
 	s := l.vm.s
-	address, thumbprint := s.hostAddress(l.vm)
-	base := fmt.Sprintf("https://%s/nfc/%s/", address, l.ticket)
+	thumbprint := l.host.Thumbprint()
+	if thumbprint == "" {
+		thumbprint = s.thumbprint()
+	}
+	base := fmt.Sprintf("https://%s/nfc/%s/", s.leaseAddress(l.vm), l.ticket)
 	info := &types.HttpNfcLeaseInfo{
 		Lease: l.Self, Entity: l.vm.obj.Self,
 		LeaseTimeout: int32((s.cfg.LeaseTimeout + time.Second - 1) / time.Second),
@@ -144,12 +150,27 @@ func (d *exportedDisk) populated() (bytes int64) {
 	return bytes
 }
 
-// hostAddress is where the host that runs a server can be reached, and its
-// certificate's SHA-1 thumbprint.
-func (s *Server) hostAddress(*VM) (address, thumbprint string) {
-	block, _ := pem.Decode(s.CertificatePEM)
-	if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
-		thumbprint = soap.ThumbprintSHA1(cert)
+// leaseAddress is who a lease's URLs name: the host, or "*" where the client is
+// connected to that already.
+func (s *Server) leaseAddress(vm *VM) string {
+	address := s.hostAddress(vm)
+	if _, port, err := net.SplitHostPort(address); err == nil && s.cfg.Standalone {
+		return "*:" + port
 	}
-	return s.URL.Host, thumbprint
+	return address
+}
+
+// servedBy says whether a host, or vCenter where it is nil, has the lease's files.
+func (l *lease) servedBy(h *Host) bool {
+	return h == l.host || h == nil && (l.host.address == "" || l.vm.s.cfg.Standalone)
+}
+
+// thumbprint is the SHA-1 of vCenter's certificate, in the way of sslThumbprint.
+func (s *Server) thumbprint() string {
+	block, _ := pem.Decode(s.CertificatePEM)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return ""
+	}
+	return soap.ThumbprintSHA1(cert)
 }

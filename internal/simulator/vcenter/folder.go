@@ -18,23 +18,47 @@ import (
 const transferSize = 1 << 20
 
 // serveFolder answers GET and HEAD of /folder/<path>?dcPath=&dsName= for
-// descriptors, and for flat and delta files whose bytes stand still.
-func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request) {
-	file := strings.TrimPrefix(r.URL.Path, "/folder/")
-	w, admitted := s.admit(w, r, Call{Method: r.Method + " /folder", Path: file})
-	if !admitted {
+// descriptors, and for flat and delta files whose bytes stand still. The host is
+// the one that is asked directly, nil where vCenter is.
+func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request, h *Host) {
+	file, query := strings.TrimPrefix(r.URL.Path, "/folder/"), r.URL.Query()
+	w = s.arriveFile(w, r, Call{Method: r.Method + " /folder", Path: file, Host: h.name()})
+	if w == nil {
 		return
 	}
-	if !s.authorized(r) {
-		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
-		http.Error(w, "not authorized", http.StatusUnauthorized)
+	defer s.sessions.use(r)()
+	if !s.admit(w, r, h) {
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		http.Error(w, s.refuse("%s %s: files are only read", r.Method, r.URL.Path), http.StatusMethodNotAllowed)
 		return
 	}
-	content, failed := s.open(file, r.URL.Query())
+	if h != nil || s.cfg.Standalone {
+		// A host has one datacenter, and it is the default.
+		if dc := strings.Trim(query.Get("dcPath"), "/"); dc == "" || dc == "ha-datacenter" {
+			query.Set("dcPath", s.cfg.Datacenter)
+		}
+	}
+	store := query.Get("dsName")
+	if h != nil && !h.mounts(store) {
+		http.Error(w, s.refuse("%s %s: host %s has no datastore %q", r.Method, r.URL, h.name(), store), http.StatusNotFound)
+		return
+	}
+	if why := s.mayRead(store); why != "" {
+		http.Error(w, why, http.StatusForbidden)
+		return
+	}
+	if h == nil {
+		h = s.hostOf(file)
+	}
+	release := h.takeTransfer()
+	if release == nil {
+		http.Error(w, "out of HTTP sessions, try again later", http.StatusServiceUnavailable)
+		return
+	}
+	defer release()
+	content, failed := s.open(file, query)
 	if failed != nil {
 		http.Error(w, s.refuse("%s %s: %s", r.Method, r.URL, failed.why), failed.status)
 		return
@@ -44,12 +68,14 @@ func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request) {
 			s.log.WithError(err).Warn("vCenter simulator: closing a file")
 		}
 	}()
-	s.serveContent(w, r, content)
+	if s.pause(r.Context(), s.fileLatency(store)) {
+		s.serveContent(w, r, content)
+	}
 }
 
-// admit counts a request for a file and asks Config.Fault about it; where it
-// answers false the request is done with.
-func (s *Server) admit(w http.ResponseWriter, r *http.Request, call Call) (http.ResponseWriter, bool) {
+// arriveFile counts a request for a file and lets Config.Fault have it; the
+// answer goes to the returned writer, which is nil where it was given.
+func (s *Server) arriveFile(w http.ResponseWriter, r *http.Request, call Call) http.ResponseWriter {
 	err := s.arrive(r.Context(), call)
 	var status HTTPStatus
 	var after DropAfter
@@ -58,14 +84,41 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, call Call) (http.
 		panic(http.ErrAbortHandler)
 	case errors.As(err, &status):
 		w.WriteHeader(int(status))
-		return w, false
+		return nil
 	case errors.As(err, &after):
-		return &shortWriter{w, int64(after)}, true
+		return &shortWriter{w, int64(after)}
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return w, false
+		return nil
 	}
-	return w, true
+	return w
+}
+
+// admit says whether the client may have files, and answers where not.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, h *Host) bool {
+	switch {
+	case h == nil && (s.authorized(r) || s.cfg.Standalone && s.places.hosts[0].ticketed(w, r)):
+		return true
+	case h != nil && h.lockdown():
+		http.Error(w, "the host is in lockdown mode", http.StatusForbidden)
+		return false
+	case h != nil && h.ticketed(w, r):
+		return true
+	}
+	w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
+	http.Error(w, "not authorized", http.StatusUnauthorized)
+	return false
+}
+
+// hostOf is the host of the server that a file belongs to; nil where none does.
+func (s *Server) hostOf(file string) *Host {
+	s.world.RLock()
+	defer s.world.RUnlock()
+	dir, _, _ := strings.Cut(file, "/")
+	if vm := s.dirs[dir]; vm != nil {
+		return vm.host
+	}
+	return nil
 }
 
 // openFile is a file under /folder that is being read.
@@ -103,10 +156,8 @@ func (s *Server) find(file string, query url.Values) (*openFile, *openError) {
 	}
 	s.world.RLock()
 	defer s.world.RUnlock()
-	for _, vm := range s.vms {
-		if !strings.HasPrefix(file, vm.dir+"/") {
-			continue
-		}
+	dir, _, _ := strings.Cut(file, "/")
+	if vm := s.dirs[dir]; vm != nil {
 		for _, d := range append(append([]*Disk(nil), vm.disks...), vm.detached...) {
 			if d.spec.Datastore != store {
 				continue

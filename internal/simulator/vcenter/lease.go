@@ -24,6 +24,7 @@ type lease struct {
 	vm     *VM
 	snap   *snapshot // nil: the server as it is
 	ticket string    // the secret in its URLs
+	host   *Host     // that serves it, once it is ready
 
 	renewed  chan struct{} // takes a token at each report of progress
 	stop     chan struct{} // closed at its end
@@ -143,8 +144,21 @@ func (l *lease) finish(state types.HttpNfcLeaseState, fault *types.LocalizedMeth
 	close(l.stop)
 	l.State, l.Error, l.Info = state, fault, nil
 	l.vm.leases = slices.DeleteFunc(slices.Clone(l.vm.leases), func(o *lease) bool { return o == l })
-	l.vm.s.keep(l.Self)
 	l.vm.s.revisions.touch(l.Self)
+	l.vm.s.keepLease(l)
+}
+
+// keepLease forgets the lease that ended first when there are many. The caller
+// holds world.
+func (s *Server) keepLease(l *lease) {
+	s.ended = append(s.ended, l)
+	if len(s.ended) <= keepTasks {
+		return
+	}
+	old := s.ended[0]
+	s.ended = s.ended[1:]
+	delete(s.leases, old.ticket)
+	s.model.Map().Remove(s.context(), old.Self)
 }
 
 // release lets go of the disks as soon as no download reads them.

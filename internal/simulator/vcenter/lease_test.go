@@ -67,7 +67,11 @@ func mustExport(t testing.TB, c *govmomi.Client, of types.ManagedObjectReference
 func fetch(t testing.TB, s *Server, url, rang string) *http.Response {
 	t.Helper()
 	transport := soapClient(t, s).DefaultTransport()
+	for _, h := range s.places.hosts {
+		transport.TLSClientConfig.RootCAs.AppendCertsFromPEM(h.CertificatePEM())
+	}
 	t.Cleanup(transport.CloseIdleConnections)
+	url = strings.Replace(url, "//*:", "//127.0.0.1:", 1)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +117,7 @@ func TestAnExportIsAStreamThatQEMUReads(t *testing.T) {
 		"a little":                       {DiskSpec{Size: 40*mib + 3*sector}, scribbles},
 		"zeros that were written":        {DiskSpec{Size: 2 * mib}, func(t *testing.T, d *Disk, truth []byte) { put(t, d, 0, make([]byte, mib)) }},
 		"noise to the last byte":         {DiskSpec{Size: 5*mib + 7*sector, Content: Generated(Pattern{Seed: 2, Random: 100}, 5*mib+7*sector)}, scribbles},
-		"text in two tables":             {DiskSpec{Size: 36 * mib, Content: Generated(Pattern{Seed: 2, Text: 100}, 36*mib)}, nil},
+		"text in two tables":             {DiskSpec{Size: 36 * mib, Content: Generated(Pattern{Seed: 2, Text: 20, Run: grain}, 36*mib)}, nil},
 		"more than what was there":       {DiskSpec{Size: 6 * mib, Content: Generated(Pattern{Seed: 3, Random: 50, Text: 50}, 3*mib+100)}, scribbles},
 		"on an IDE disk, kept in a file": {DiskSpec{Size: 3 * mib, Content: Sparse(), Controller: "ide"}, scribbles},
 	} {
@@ -305,24 +309,17 @@ func TestALeaseBlocksWhatWouldAlterTheServer(t *testing.T) {
 	}
 }
 
-func TestALeaseWithoutProgressTimesOutAndCutsItsDownloads(t *testing.T) {
-	const size = 256 * mib // more than buffers take
-	cfg := one(DiskSpec{Content: Generated(Pattern{Seed: 1, Random: 100}, size)})
+func TestALeaseWithoutProgressTimesOut(t *testing.T) {
+	cfg := one(DiskSpec{Size: mib})
 	cfg.LeaseTimeout = 100 * time.Millisecond
 	s := start(t, cfg)
 	c, vm := login(t, s), s.VM("web")
-	l, info := mustExport(t, c, snapshotNow(t, c, vm, "s"))
-	if info.LeaseTimeout != 1 {
-		t.Errorf("the timeout is %d s", info.LeaseTimeout)
-	}
-	res := fetch(t, s, info.DeviceUrl[0].Url, "")
-	if _, err := io.CopyN(io.Discard, res.Body, 64<<10); err != nil {
+	ref, err := exportCall(t.Context(), c, snapshotNow(t, c, vm, "s"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	<-s.leaseOf(info).released // though nobody reads on
-	if n, err := io.Copy(io.Discard, res.Body); err == nil || n > size/2 {
-		t.Errorf("%d more bytes came, %v", n, err)
-	}
+	l := nfc.NewLease(c.Client, ref)
+	<-s.leaseOf(ref).released
 	p, err := l.Properties(t.Context())
 	if err != nil || p.State != "error" || p.Error == nil {
 		t.Fatalf("the lease is %+v: %v", p, err)
@@ -341,11 +338,11 @@ func TestALeaseWithoutProgressTimesOutAndCutsItsDownloads(t *testing.T) {
 	}
 }
 
-// leaseOf is a lease by what it told its client.
-func (s *Server) leaseOf(info *types.HttpNfcLeaseInfo) *lease {
+// leaseOf is a lease by its reference.
+func (s *Server) leaseOf(ref types.ManagedObjectReference) *lease {
 	s.world.RLock()
 	defer s.world.RUnlock()
-	return s.model.Map().Get(info.Lease).(*lease)
+	return s.model.Map().Get(ref).(*lease)
 }
 
 func TestProgressKeepsALeaseAlive(t *testing.T) {
@@ -354,7 +351,7 @@ func TestProgressKeepsALeaseAlive(t *testing.T) {
 	s := start(t, cfg)
 	c := login(t, s)
 	l, info := mustExport(t, c, snapshotNow(t, c, s.VM("web"), "s"))
-	held := s.leaseOf(info)
+	held := s.leaseOf(info.Lease)
 	began, tick := time.Now(), time.NewTicker(50*time.Millisecond)
 	defer tick.Stop()
 	for time.Since(began) < 3*cfg.LeaseTimeout/2 {
@@ -373,14 +370,17 @@ func TestProgressKeepsALeaseAlive(t *testing.T) {
 }
 
 func TestAnAbortCutsADownloadThatNobodyReads(t *testing.T) {
-	s := start(t, one(DiskSpec{Content: Generated(Pattern{Seed: 1, Random: 100}, 256*mib)}))
+	s := start(t, one(DiskSpec{Content: Generated(Pattern{Seed: 1, Random: 100}, 64*mib)}))
 	c, vm := login(t, s), s.VM("web")
 	snap := snapshotNow(t, c, vm, "s")
 	l, info := mustExport(t, c, snap)
-	fetch(t, s, info.DeviceUrl[0].Url, "")
+	res := fetch(t, s, info.DeviceUrl[0].Url, "")
 	put(t, vm.Disk(0), 0, noise(1, mib))
 	if err := l.Abort(t.Context(), nil); err != nil {
 		t.Error(err)
+	}
+	if n, err := io.Copy(io.Discard, res.Body); err == nil || n > 32*mib {
+		t.Errorf("%d bytes came, %v", n, err)
 	}
 	if n := pinned(vm); n != 0 || len(s.OpenLeases()) != 0 {
 		t.Errorf("%d things are held, leases %v", n, s.OpenLeases())
@@ -400,7 +400,7 @@ func TestWhatGoesAwayEndsItsLeases(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-s.leaseOf(info).released
+	<-s.leaseOf(info.Lease).released
 	if p, err := l.Properties(t.Context()); err != nil || p.State != "error" {
 		t.Errorf("the lease is %+v: %v", p, err)
 	}
@@ -408,7 +408,7 @@ func TestWhatGoesAwayEndsItsLeases(t *testing.T) {
 	if err := s.RemoveServer("web"); err != nil {
 		t.Fatal(err)
 	}
-	<-s.leaseOf(info).released
+	<-s.leaseOf(info.Lease).released
 	if open := s.OpenLeases(); len(open) != 0 {
 		t.Errorf("open leases: %v", open)
 	}
@@ -512,7 +512,7 @@ func TestExportsFailInTheWaysThatTheyAreToldTo(t *testing.T) {
 }
 
 func TestClosingEndsLeasesAndDownloads(t *testing.T) {
-	s := start(t, one(DiskSpec{Content: Generated(Pattern{Seed: 1, Random: 100}, 256*mib)}))
+	s := start(t, one(DiskSpec{Content: Generated(Pattern{Seed: 1, Random: 100}, 64*mib)}))
 	c, vm := login(t, s), s.VM("web")
 	_, info := mustExport(t, c, snapshotNow(t, c, vm, "s"))
 	res := fetch(t, s, info.DeviceUrl[0].Url, "")
@@ -524,5 +524,84 @@ func TestClosingEndsLeasesAndDownloads(t *testing.T) {
 	}
 	if n := pinned(vm); n != 0 || len(s.OpenLeases()) != 0 {
 		t.Errorf("%d things are held, leases %v", n, s.OpenLeases())
+	}
+}
+
+func TestLeasesNameWhoServesThem(t *testing.T) {
+	for name, test := range map[string]struct {
+		cfg  Config
+		want func(s *Server, vm *VM) (address, thumbprint string)
+	}{
+		"the server's host":         {Config{}, func(s *Server, vm *VM) (string, string) { return vm.host.Address(), vm.host.Thumbprint() }},
+		"vCenter, for silent hosts": {Config{NoHostListeners: true}, func(s *Server, _ *VM) (string, string) { return s.URL.Host, s.thumbprint() }},
+		"whom the client reached":   {Config{Standalone: true}, func(s *Server, _ *VM) (string, string) { return "*:" + s.URL.Port(), s.thumbprint() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			test.cfg.HostTransfers = 1
+			test.cfg.Servers = []ServerSpec{{Name: "web", Disks: []DiskSpec{{Content: Generated(Pattern{Seed: 1, Random: 100}, 32*mib)}}}}
+			s := start(t, test.cfg)
+			c, vm := login(t, s), s.VM("web")
+			l, info := mustExport(t, c, snapshotNow(t, c, vm, "s"))
+			address, thumbprint := test.want(s, vm)
+			d := info.DeviceUrl[0]
+			if !strings.HasPrefix(d.Url, "https://"+address+"/nfc/") || d.SslThumbprint != thumbprint || thumbprint == "" {
+				t.Errorf("%s with %s, want %s with %s", d.Url, d.SslThumbprint, address, thumbprint)
+			}
+			if err := s.Move("web", "esx-2.example.com", ""); err == nil {
+				t.Error("the server was moved from below its export")
+			}
+			res := fetch(t, s, d.Url, "")
+			if _, err := io.CopyN(io.Discard, res.Body, mib); err != nil || res.StatusCode != 200 {
+				t.Errorf("status %d: %v", res.StatusCode, err)
+			}
+			if res := fetch(t, s, d.Url, ""); res.StatusCode != 503 {
+				t.Errorf("one transfer too many: status %d", res.StatusCode)
+			}
+			if err := l.Abort(t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	s := start(t, one(DiskSpec{Size: mib}))
+	c := login(t, s)
+	l, info := mustExport(t, c, snapshotNow(t, c, s.VM("web"), "s"))
+	_, file, _ := strings.Cut(info.DeviceUrl[0].Url, "/nfc/")
+	for i, h := range []string{s.URL.Host, s.Host("esx-1.example.com").Address(), s.Host("esx-2.example.com").Address()} {
+		want := 404
+		if h == s.VM("web").host.Address() {
+			want = 200
+		}
+		if res := fetch(t, s, "https://"+h+"/nfc/"+file, ""); res.StatusCode != want {
+			t.Errorf("host %d: status %d, want %d", i, res.StatusCode, want)
+		}
+	}
+	if err := l.Complete(t.Context()); err != nil {
+		t.Error(err)
+	}
+	s.Deny("VApp.Export")
+	if _, _, err := export(t, c, s.VM("web").snapshots[0].obj.Self); !faultOf[types.NoPermission](err) {
+		t.Errorf("an export without the privilege: %v", err)
+	}
+}
+
+func TestOfManyEndedLeasesTheFirstAreForgotten(t *testing.T) {
+	s := start(t, one(DiskSpec{Size: mib}))
+	c := login(t, s)
+	snap := snapshotNow(t, c, s.VM("web"), "s")
+	first, _ := mustExport(t, c, snap)
+	if err := first.Complete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range keepTasks {
+		ref, err := exportCall(t.Context(), c, snap)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := nfc.NewLease(c.Client, ref).Abort(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := first.Properties(t.Context(), "state"); !faultOf[types.ManagedObjectNotFound](err) || len(s.leases) != keepTasks {
+		t.Errorf("the first of %d leases: %v", len(s.leases), err)
 	}
 }

@@ -74,6 +74,10 @@ func (o *snapshotObject) RevertToSnapshotTask(_ *simulator.Context, _ *types.Rev
 
 // ReconfigVMTask is ReconfigVM_Task for changeTrackingEnabled and extraConfig.
 func (m *machine) ReconfigVMTask(_ *simulator.Context, req *types.ReconfigVM_Task) soap.HasFault {
+	if err := m.vm.mayReconfigure(req.Spec); err != nil {
+		f := asSOAP(err)
+		return &methods.ReconfigVM_TaskBody{Fault_: simulator.Fault(f.Message, f.Fault)}
+	}
 	ref := m.vm.run("ReconfigVM_Task", func() (any, error) { return nil, m.vm.reconfigure(req.Spec) })
 	return &methods.ReconfigVM_TaskBody{Res: &types.ReconfigVM_TaskResponse{Returnval: ref}}
 }

@@ -11,12 +11,13 @@ import (
 
 // serveNFC answers GET of /nfc/<ticket>/disk-<n>.vmdk, the URLs of a lease, by
 // writing the disk while it is read. As on ESXi these know no ranges and the
-// length is not told beforehand; the ticket is all that a client needs.
-func (s *Server) serveNFC(w http.ResponseWriter, r *http.Request) {
+// length is not told beforehand; the ticket is all that a client needs. The host is the one that is asked, nil where
+// it is vCenter.
+func (s *Server) serveNFC(w http.ResponseWriter, r *http.Request, h *Host) {
 	file := strings.TrimPrefix(r.URL.Path, "/nfc/")
 	conn := http.NewResponseController(w)
-	w, admitted := s.admit(w, r, Call{Method: r.Method + " /nfc", Path: file})
-	if !admitted {
+	w = s.arriveFile(w, r, Call{Method: r.Method + " /nfc", Path: file, Host: h.name()})
+	if w == nil {
 		return
 	}
 	if r.Method != http.MethodGet {
@@ -37,6 +38,19 @@ func (s *Server) serveNFC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer done()
+	if !l.servedBy(h) {
+		http.Error(w, s.refuse("%s %s: another host has that lease", r.Method, r.URL.Path), http.StatusNotFound)
+		return
+	}
+	release := l.host.takeTransfer()
+	if release == nil {
+		http.Error(w, "out of HTTP sessions, try again later", http.StatusServiceUnavailable)
+		return
+	}
+	defer release()
+	if !s.pause(r.Context(), s.fileLatency(disk.datastore)) {
+		return
+	}
 	written := make(chan struct{})
 	var watch sync.WaitGroup
 	defer watch.Wait()

@@ -45,13 +45,18 @@ type Server struct {
 	// for writing. Order: VM.op, world, volumes.
 	world  sync.RWMutex
 	vms    map[types.ManagedObjectReference]*VM
-	leases map[string]*lease // by their ticket; also those that have ended
+	dirs   map[string]*VM // by the folder of its files
+	denied []denial
+	leases map[string]*lease // by their ticket
+	ended  []*lease          // some of them, the oldest first
 	next   atomic.Int64      // counts references given out
-	recent []types.ManagedObjectReference
+	recent []*task
 	places places
 
 	revisions revisions
 	sessions  sessions
+	tickets   tickets
+	slowness  slowness
 	record    record
 	served    atomic.Int64 // bytes of files
 	buffers   *sync.Pool
@@ -67,8 +72,10 @@ func Start(cfg Config) (*Server, error) {
 	s := &Server{
 		User: cfg.User, Password: cfg.Password, cfg: cfg, log: cfg.Log,
 		serving: make(chan error, 1), closing: make(chan struct{}),
-		vms: map[types.ManagedObjectReference]*VM{}, leases: map[string]*lease{}, revisions: newRevisions(),
-		sessions: sessions{live: map[string]bool{}}, record: newRecord(), buffers: newBuffers(),
+		vms: map[types.ManagedObjectReference]*VM{}, dirs: map[string]*VM{}, leases: map[string]*lease{}, revisions: newRevisions(),
+		denied: parseDenials(cfg.Denied), slowness: slowness{Latency: cfg.Latency},
+		tickets:  tickets{how: cfg.Tickets, open: map[string]ticket{}, sessions: map[string]*Host{}},
+		sessions: newSessions(cfg), record: newRecord(), buffers: newBuffers(),
 	}
 	if err := s.start(); err != nil {
 		return nil, fmt.Errorf("start vCenter simulator: %w", errors.Join(err, s.Close()))
@@ -110,6 +117,25 @@ func (s *Server) start() error {
 		ErrorLog:          log.New(io.Discard, "", 0), // clients that give up are what tests are about
 	}
 	go func() { s.serving <- s.http.ServeTLS(listener, "", "") }()
+	return s.startHosts()
+}
+
+// startHosts has the hosts serve; a standalone host is what serves already.
+func (s *Server) startHosts() error {
+	if s.cfg.Standalone {
+		h := s.places.hosts[0]
+		h.address, h.certificate = s.URL.Host, s.http.TLSConfig.Certificates[0]
+		h.obj.Config.Certificate = s.CertificatePEM
+		return nil
+	}
+	for _, h := range s.places.hosts {
+		if s.cfg.NoHostListeners {
+			break
+		}
+		if err := h.start(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -132,6 +158,9 @@ func (s *Server) close() error {
 		if err := <-s.serving; !errors.Is(err, http.ErrServerClosed) {
 			errs = append(errs, err)
 		}
+	}
+	for _, h := range s.places.hosts {
+		errs = append(errs, h.close())
 	}
 	s.running.Wait()
 	s.world.Lock()
@@ -162,8 +191,13 @@ func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc(s.URL.Path, s.serveSDK)
 	mux.HandleFunc(s.URL.Path+"/vimServiceVersions.xml", s.service.ServiceVersions)
-	mux.HandleFunc("/folder/", s.serveFolder)
-	mux.HandleFunc("/nfc/", s.serveNFC)
+	mux.HandleFunc("/folder/", func(w http.ResponseWriter, r *http.Request) { s.serveFolder(w, r, nil) })
+	mux.HandleFunc("/nfc/", func(w http.ResponseWriter, r *http.Request) { s.serveNFC(w, r, nil) })
+	return s.counted(mux)
+}
+
+// counted refuses what mux has no place for, and has Close wait for requests.
+func (s *Server) counted(mux *http.ServeMux) http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.refuse("%s %s: nothing is served there", r.Method, r.URL.Path)
 		http.NotFound(w, r)

@@ -37,6 +37,10 @@ func (s *Server) serveSDK(w http.ResponseWriter, r *http.Request) {
 		writeFault(w, SOAPFault{&types.InvalidRequest{}, msg})
 		return
 	}
+	if !s.pause(r.Context(), s.callLatency()) {
+		panic(http.ErrAbortHandler)
+	}
+	defer s.sessions.use(r)()
 	err = s.arrive(r.Context(), Call{Method: method, Object: object})
 	var status HTTPStatus
 	var after DropAfter
@@ -55,12 +59,20 @@ func (s *Server) serveSDK(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case !s.sessions.valid(r) && !slices.Contains(withoutSession(), method):
 		writeFault(w, notAuthenticated(object))
+	case method == "Login" && s.sessions.full():
+		w.WriteHeader(http.StatusServiceUnavailable)
 	case !supported(object.Type, method):
 		msg := s.refuse("%s on %s: the simulator does not model it", method, object)
 		writeFault(w, SOAPFault{&types.MethodNotFound{Receiver: object, Method: method}, msg})
+	case s.restricted(method):
+		writeFault(w, restrictedVersion())
 	case s.disabled(object, method):
 		writeFault(w, SOAPFault{&types.MethodDisabled{}, "The method is disabled by another product: " + method})
 	default:
+		if err := errors.Join(s.permit(object, method), s.operable(object, method)); err != nil {
+			writeFault(w, asSOAP(err))
+			break
+		}
 		s.dispatch(w, r, body, method)
 	}
 	if _, ok := w.(lost); ok {
@@ -77,6 +89,20 @@ func (s *Server) disabled(object types.ManagedObjectReference, method string) bo
 		vm = snap.vm
 	}
 	return vm != nil && slices.Contains(vm.disabled, method)
+}
+
+// operable is the fault of an operation on a server whose host vCenter has lost.
+func (s *Server) operable(object types.ManagedObjectReference, method string) error {
+	s.world.RLock()
+	defer s.world.RUnlock()
+	vm := s.vms[object]
+	if snap, ok := s.model.Map().Get(object).(*snapshotObject); ok {
+		vm = snap.vm
+	}
+	if vm == nil || vm.host.connected() {
+		return nil
+	}
+	return SOAPFault{&types.HostNotConnected{}, "Unable to communicate with the remote host, since it is disconnected: " + method}
 }
 
 func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, body []byte, method string) {
@@ -176,7 +202,7 @@ func supported(kind, method string) bool {
 	case "ServiceInstance":
 		methods = "RetrieveServiceContent CurrentTime"
 	case "SessionManager":
-		methods = "Login Logout SessionIsActive"
+		methods = "Login Logout SessionIsActive AcquireGenericServiceTicket"
 	case "PropertyCollector":
 		methods = "RetrieveProperties RetrievePropertiesEx ContinueRetrievePropertiesEx" +
 			" CreatePropertyCollector DestroyPropertyCollector CreateFilter WaitForUpdatesEx CancelWaitForUpdates"

@@ -15,14 +15,19 @@ import (
 
 // VM is a server of the simulated vCenter, as a test sees it.
 type VM struct {
-	s  *Server
-	op sync.Mutex // one operation at a time; taken before world
+	s     *Server
+	op    sync.Mutex // one operation at a time; taken before world
+	waits waits
+	task  *task // that holds op
 
 	// Guarded by world.
 	spec          ServerSpec
 	obj           *machine
-	host          *simulator.HostSystem
-	dir           string // of its files, which a rename does not move
+	host          *Host
+	connection    types.VirtualMachineConnectionState
+	dir           string                         // of its files, which a rename does not move
+	home          string                         // the datastore of its configuration
+	recent        []types.ManagedObjectReference // tasks
 	disks         []*Disk
 	detached      []*Disk // removed, and still part of snapshots
 	made          int     // disks ever made: files are not named twice
@@ -46,14 +51,15 @@ type machine struct {
 
 func (s *Server) newVM(spec ServerSpec, dir string, folder *simulator.Folder) (*VM, error) {
 	spec.ExtraConfig = maps.Clone(spec.ExtraConfig)
-	vm := &VM{s: s, spec: spec, dir: dir, tracked: spec.ChangeTracking, quirks: spec.Quirks}
+	vm := &VM{
+		s: s, spec: spec, dir: dir, home: s.cfg.Datastores[0].Name, tracked: spec.ChangeTracking, quirks: spec.Quirks,
+		connection: types.VirtualMachineConnectionStateConnected,
+	}
 	vm.host = s.places.hosts[int(s.next.Load())%len(s.places.hosts)]
 	if spec.Host != "" {
-		i := slices.IndexFunc(s.places.hosts, func(h *simulator.HostSystem) bool { return h.Name == spec.Host })
-		if i < 0 {
+		if vm.host = s.Host(spec.Host); vm.host == nil {
 			return nil, fmt.Errorf("there is no host %q", spec.Host)
 		}
-		vm.host = s.places.hosts[i]
 	}
 	vm.obj = &machine{vm: vm}
 	vm.obj.Self = s.reference("VirtualMachine", "vm")
