@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"testing"
 	"testing/iotest"
@@ -103,6 +104,7 @@ func (w *streamWriter) disk(disk []byte) []byte {
 	}
 	w.WriteString(w.descriptor)
 	w.Write(make([]byte, 128*SectorSize-w.Len()))
+	hole := make([]byte, testGrain)
 	for off := int64(0); off < w.size; off += testGrain {
 		p := disk[off:min(w.size, off+testGrain)]
 		number := off / testGrain
@@ -110,7 +112,7 @@ func (w *streamWriter) disk(disk []byte) []byte {
 			w.flushTable()
 			w.filled = number / hostedEntries
 		}
-		if zeros(p) {
+		if bytes.Equal(p, hole[:len(p)]) {
 			continue
 		}
 		if w.pad {
@@ -146,18 +148,16 @@ func deflate(p []byte) []byte {
 }
 
 func TestStreamsOfQemuAreReadByteForByte(t *testing.T) {
-	random := content(3<<20, 9)
-	for i := range random {
-		random[i] = byte(i*i>>7 ^ i*2654435761>>13)
-	}
+	random := make([]byte, 3<<20)
+	rand.NewChaCha8([32]byte{}).Read(random)
 	for name, disk := range map[string][]byte{
 		"of one sector":                        content(512, 1),
 		"of one grain":                         content(testGrain, 2),
 		"of a grain and a sector":              content(testGrain+512, 3),
 		"that is all zeros":                    make([]byte, 5<<20),
 		"that nothing compresses":              random,
-		"with holes and an odd end":            content(40<<20+3*512, 4),
-		"with two tables and zeros at the end": append(content(33<<20, 5), make([]byte, 20<<20)...),
+		"with holes and an odd end":            content(10<<20+3*512, 4),
+		"with two tables and zeros at the end": append(sparse(33<<20, 5), make([]byte, 20<<20)...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			stream := read(t, vmdk(t, disk, "streamOptimized"))
@@ -236,15 +236,15 @@ func TestAStreamOfADiskOfManyTablesIsReadWithoutItsHoles(t *testing.T) {
 }
 
 func TestStreamsWithTheirTablesBehindAreRead(t *testing.T) {
-	disk := content(70<<20+5*512, 7)
+	disk := sparse(33<<20+5*512, 7)
 	for name, w := range map[string]*streamWriter{
 		"as they come": {}, "with a padded last grain": {pad: true}, "with markers that do not count": {silent: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			stream := w.disk(disk)
-			got, _, err := drain(iotest.OneByteReader(bytes.NewReader(stream[:1<<20])))
+			got, _, err := drain(iotest.OneByteReader(bytes.NewReader(stream[:len(stream)/2])))
 			if !errors.Is(err, io.ErrUnexpectedEOF) {
-				t.Errorf("its first MiB: %v after %d bytes", err, len(got))
+				t.Errorf("its first half: %v after %d bytes", err, len(got))
 			}
 			got, _, err = drain(bytes.NewReader(stream))
 			if err != nil {
@@ -304,7 +304,7 @@ func TestGrainsThatNobodyAsksForAreNotInflated(t *testing.T) {
 }
 
 func TestGrainsCanBeInflatedElsewhere(t *testing.T) {
-	disk := content(8<<20+512, 12)
+	disk := content(3<<20+512, 12)
 	s, err := NewStream(bytes.NewReader(new(streamWriter).disk(disk)))
 	if err != nil {
 		t.Fatal(err)
@@ -349,7 +349,7 @@ func TestGrainsCanBeInflatedElsewhere(t *testing.T) {
 }
 
 func TestBrokenStreamsAreRefused(t *testing.T) {
-	disk := content(36<<20, 13)
+	disk := content(2<<20, 13)
 	good := new(streamWriter).disk(disk)
 	change := func(at int, p ...byte) func([]byte) []byte {
 		return func(s []byte) []byte { copy(s[at:], p); return s }
@@ -392,7 +392,7 @@ func TestBrokenStreamsAreRefused(t *testing.T) {
 		"a grain of too many bytes":                  le32(first+8, 2*testGrain+1),
 		"a grain of bytes beyond the address space":  le32(first+8, 1<<32-1),
 		"a grain twice":                              le64(second, 0),
-		"grains that descend":                        le64(first, 128*100),
+		"grains that descend":                        le64(first, 128*30),
 		"a grain that does not inflate":              change(first+grainHeader, 0xff, 0xff),
 		"a grain whose checksum is wrong":            change(first+grainHeader+int(binary.LittleEndian.Uint32(good[first+8:]))-1, good[first+grainHeader+int(binary.LittleEndian.Uint32(good[first+8:]))-1]^1),
 		"a grain too short": func(s []byte) []byte {
