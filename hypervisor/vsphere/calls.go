@@ -51,7 +51,8 @@ func onlyReads(req soap.HasFault) bool {
 	switch req.(type) {
 	case *methods.RetrievePropertiesExBody, *methods.RetrievePropertiesBody, *methods.FindAllByUuidBody,
 		*methods.QueryChangedDiskAreasBody, *methods.HasPrivilegeOnEntitiesBody, *methods.CurrentTimeBody,
-		*methods.HttpNfcLeaseProgressBody, *methods.HttpNfcLeaseCompleteBody, *methods.HttpNfcLeaseAbortBody:
+		*methods.HttpNfcLeaseProgressBody, *methods.HttpNfcLeaseCompleteBody, *methods.HttpNfcLeaseAbortBody,
+		*methods.AcquireGenericServiceTicketBody: // a ticket too many does no harm
 		return true
 	}
 	return false

@@ -17,9 +17,10 @@ type virtualDisk struct {
 	id       hypervisor.DiskID
 	label    string
 	size     int64
-	file     string // "[datastore] web/web.vmdk": the descriptor
-	flat     bool   // one file made by the usual (flat) format
-	parent   bool   // it asks a parent for what it does not hold
+	file     string   // "[datastore] web/web.vmdk": the descriptor
+	parents  []string // the descriptors it asks for what it does not hold, the nearest first
+	flat     bool     // one file made by the usual (flat) format
+	parent   bool     // it asks a parent for what it does not hold
 	changeID hypervisor.ChangeID
 	node     string // its place in the settings: "scsi0:1"
 	skip     string // why it cannot be replicated, or empty
@@ -92,6 +93,7 @@ func describeDisk(d *types.VirtualDisk) virtualDisk {
 			v.label = label
 		}
 	}
+	v.parents = parentsOf(d.Backing)
 	var mode, sharing string
 	switch b := d.Backing.(type) {
 	case *types.VirtualDiskFlatVer2BackingInfo:
@@ -122,6 +124,37 @@ func describeDisk(d *types.VirtualDisk) virtualDisk {
 		v.skip = "it is independent, which snapshots leave out"
 	}
 	return v
+}
+
+// parentsOf lists the descriptors below a backing's own, the nearest first.
+func parentsOf(backing types.BaseVirtualDeviceBackingInfo) (files []string) {
+	for {
+		switch b := backing.(type) {
+		case *types.VirtualDiskFlatVer2BackingInfo:
+			if b.Parent == nil {
+				return files
+			}
+			backing = b.Parent
+		case *types.VirtualDiskSeSparseBackingInfo:
+			if b.Parent == nil {
+				return files
+			}
+			backing = b.Parent
+		case *types.VirtualDiskSparseVer2BackingInfo:
+			if b.Parent == nil {
+				return files
+			}
+			backing = b.Parent
+		case *types.VirtualDiskRawDiskMappingVer1BackingInfo:
+			if b.Parent == nil {
+				return files
+			}
+			backing = b.Parent
+		default:
+			return files
+		}
+		files = append(files, backing.(types.BaseVirtualDeviceFileBackingInfo).GetVirtualDeviceFileBackingInfo().FileName)
+	}
 }
 
 // nodeName is how a virtual machine's settings call a place on a controller.

@@ -103,7 +103,7 @@ func (sn *snapshot) export(ctx context.Context, busy time.Duration) (*lease, err
 			return nil, s.session.ended(ctx)
 		}
 		if !isBusy(err) {
-			return nil, refusal(err, sn.ref)
+			return nil, exportFault(err, sn.ref)
 		}
 		if time.Since(since) > busy {
 			return nil, ReadFailed.New(err, "export snapshot %s: its virtual machine was busy for %s", sn.what.ID, busy)
@@ -130,8 +130,8 @@ func (s *Source) exportOnce(ctx context.Context, snapshot ref) (ref, error) {
 	return res.Returnval, nil
 }
 
-// refusal tells which faults are vSphere's last word on an export.
-func refusal(err error, snapshot ref) error {
+// exportFault tells which faults are vSphere's last word on an export.
+func exportFault(err error, snapshot ref) error {
 	switch {
 	case isGone(err):
 		return hypervisor.SnapshotGone.New(err, "snapshot %s", snapshot.Value)
@@ -179,7 +179,7 @@ func (l *lease) begin(found mo.HttpNfcLease) error {
 		l.info = *found.Info
 		return nil
 	case found.Error != nil:
-		return refusal(task.Error{LocalizedMethodFault: found.Error}, l.snapshot.ref)
+		return exportFault(task.Error{LocalizedMethodFault: found.Error}, l.snapshot.ref)
 	}
 	return &leaseLost{fmt.Errorf("its state is %q", found.State)}
 }

@@ -24,8 +24,11 @@ type snapshot struct {
 	frozen  []virtualDisk
 	disks   []hypervisor.Disk
 	stores  *datastores
-	host    ref          // that the machine is on
 	leases  atomic.Int32 // exports under way
+	host    ref          // that the machine is on
+	esx     *host        // what is known of it; nil where vSphere does not show it
+	direct  *direct      // around vCenter; nil where there is no such way,
+	around  string       // and this is why
 }
 
 // Open verifies the snapshot and finds out how each of its disks can be read.
@@ -40,14 +43,14 @@ func (s *Source) Open(ctx context.Context, what hypervisor.SnapshotRef) (hypervi
 	if sn.stores, err = s.datastores(ctx, v); err != nil {
 		return nil, fmt.Errorf("open snapshot %s of %s: %w", what.ID, v.Name, err)
 	}
-	if v.Runtime.Host != nil {
-		sn.host = *v.Runtime.Host
+	if err := sn.findHost(ctx, v); err != nil {
+		return nil, fmt.Errorf("open snapshot %s of %s: %w", what.ID, v.Name, err)
 	}
 	for i, f := range sn.frozen {
 		if f.skip != "" {
 			continue
 		}
-		d := &disk{snapshot: sn, virtualDisk: f, position: i, title: v.Name + ", " + f.label}
+		d := &disk{snapshot: sn, virtualDisk: f, position: i, title: v.Name + ", " + f.label, shares: sn.shares(f)}
 		d.flaw = trackingFlaw(v.Config.ChangeTrackingEnabled, v.Config.ExtraConfig, f.node)
 		if d.flaw == "" && f.changeID == "" {
 			d.flaw = "the snapshot has no change ID for the disk: tracking starts with the next snapshot after it was switched on"
@@ -92,6 +95,31 @@ func (sn *snapshot) see(ctx context.Context) (*mo.VirtualMachineSnapshot, *vm, e
 	return nil, nil, hypervisor.SnapshotGone.New(nil, "%s has no snapshot %s called %q", v.Name, sn.what.ID, s.snapshotName(sn.what.Run))
 }
 
+// findHost finds the host that the machine is on, and whether its disk files
+// can be had from there.
+func (sn *snapshot) findHost(ctx context.Context, v *vm) error {
+	if v.Runtime.Host == nil {
+		sn.around = "vSphere does not tell on which host it is"
+		return nil
+	}
+	sn.host = *v.Runtime.Host
+	services, err := sn.source.session.services(ctx)
+	if err != nil {
+		return err
+	}
+	if sn.esx, err = sn.source.host(ctx, sn.host); err != nil {
+		return err
+	}
+	switch {
+	case services.About.ApiType != "VirtualCenter": // the session is with the host itself
+	case sn.esx == nil:
+		sn.around = "vSphere does not show its host"
+	default:
+		sn.direct = sn.esx.directly()
+	}
+	return nil
+}
+
 // frozenDisks are the disks of the snapshot's own configuration: theirs are
 // the change IDs and files that belong to the frozen state.
 func frozenDisks(object *mo.VirtualMachineSnapshot, v *vm) []virtualDisk {
@@ -109,7 +137,7 @@ func (sn *snapshot) Verify(ctx context.Context) error {
 	}
 	now := frozenDisks(object, v)
 	same := slices.EqualFunc(now, sn.frozen, func(a, b virtualDisk) bool {
-		return a.key == b.key && a.id == b.id && a.file == b.file && a.size == b.size && a.changeID == b.changeID
+		return a.key == b.key && a.id == b.id && a.file == b.file && slices.Equal(a.parents, b.parents) && a.size == b.size && a.changeID == b.changeID
 	})
 	if !same {
 		return hypervisor.SnapshotGone.New(nil, "the disks of snapshot %s of %s are not the same files any more", sn.what.ID, v.Name)
@@ -135,6 +163,7 @@ type disk struct {
 	position int
 	title    string // for people, in errors
 	flaw     string // why change tracking cannot be relied on, or empty
+	shares   []hypervisor.Share
 
 	way            way // nil for a disk that cannot be read
 	transport, why string
@@ -150,6 +179,7 @@ func (d *disk) Info() hypervisor.DiskInfo {
 		ChangeID:  d.changeID,
 		Transport: d.transport,
 		Why:       d.why,
+		Shares:    d.shares,
 	}
 	if d.way != nil {
 		info.RandomAccess, info.Patience = d.way.randomAccess(), d.way.patience()

@@ -114,7 +114,7 @@ func frozenDisk(t testing.TB, f *folder, limits Limits) *disk {
 	size := int64(len(f.content))
 	return &disk{
 		virtualDisk: virtualDisk{size: size}, snapshot: &snapshot{source: s}, title: "web, disk 1",
-		way: &frozenFile{source: s, name: "[ds] web/web-flat.vmdk", url: u, size: size},
+		way: &chainWay{source: s, whole: true, files: []*frozenFile{{source: s, name: "[ds] web/web-flat.vmdk", url: u, size: size, pacer: newPacer("ds", 16, 20*time.Millisecond)}}},
 	}
 }
 

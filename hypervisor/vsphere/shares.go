@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/vmware/govmomi/object"
+
 	"skylift/hypervisor"
 )
 
@@ -25,4 +27,17 @@ func (s *Source) Shares(ctx context.Context, id hypervisor.ServerID) ([]hypervis
 		shares = append(shares, hypervisor.Share{Kind: "datastore", Name: name, Of: "snapshots", Limit: s.limits.DatastoreSnapshots})
 	}
 	return shares, nil
+}
+
+// shares are what reading a disk has a part of.
+func (sn *snapshot) shares(d virtualDisk) (shares []hypervisor.Share) {
+	limits := sn.source.limits
+	if h := sn.esx; h != nil {
+		shares = append(shares, hypervisor.Share{Kind: "host", Name: h.name, Of: "disks", Limit: limits.HostDisks})
+	}
+	var at object.DatastorePath
+	if at.FromString(d.file) {
+		shares = append(shares, hypervisor.Share{Kind: "datastore", Name: at.Datastore, Of: "disks", Limit: limits.DatastoreDisks})
+	}
+	return shares
 }

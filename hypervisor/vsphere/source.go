@@ -50,9 +50,11 @@ type Limits struct {
 	Snapshots int // 15 snapshots in the making or removal at once
 	Disks     int // 32 disks read at once
 	HostDisks int // 8 disks read at once of one host: its network file copy buffers hold no more
+	// DatastoreDisks is how many disks are read at once of one datastore: 16.
+	DatastoreDisks int
 	// DatastoreSnapshots is how many snapshots of ours one datastore holds at once: 15.
 	DatastoreSnapshots int
-	Connections        int           // 16 HTTPS connections to datastore files: vSphere has few HTTP sessions
+	Connections        int           // 16 HTTPS connections to the datastore files of vCenter, and of each host: they have few HTTP sessions
 	Quiesce            time.Duration // 60 s for the guest to come to rest, when that is preferred but not required
 	Task               time.Duration // 15 min for a task to end; consolidation gets four times as long
 	Older              time.Duration // 15 min for an earlier snapshot of ours to be removed before a new one
@@ -64,8 +66,11 @@ type Limits struct {
 	// ExportPatience is how long the stream may wait for us: 2 min. VMware says
 	// nothing of how long a host bears that; a lease lasts 5 min without a sign.
 	ExportPatience time.Duration
-	KeepAlive      time.Duration // 5 min between signs of life: vSphere ends sessions that idle for 30
-	FreePercent    int           // 5 % of a datastore must be free before a snapshot is taken; below 0: no matter
+	// Latency is how much later than at its best a datastore may answer before
+	// it is asked for less at a time: 20 ms; below 0: no matter.
+	Latency     time.Duration
+	KeepAlive   time.Duration // 5 min between signs of life: vSphere ends sessions that idle for 30
+	FreePercent int           // 5 % of a datastore must be free before a snapshot is taken; below 0: no matter
 }
 
 func (l Limits) withDefaults() Limits {
@@ -82,6 +87,7 @@ func (l Limits) withDefaults() Limits {
 	count(&l.Snapshots, 15)
 	count(&l.Disks, 32)
 	count(&l.HostDisks, 8)
+	count(&l.DatastoreDisks, 16)
 	count(&l.DatastoreSnapshots, 15)
 	count(&l.Connections, 16)
 	if l.FreePercent == 0 {
@@ -94,6 +100,9 @@ func (l Limits) withDefaults() Limits {
 	set(&l.Idle, time.Minute)
 	set(&l.ExportIdle, 15*time.Minute)
 	set(&l.ExportPatience, 2*time.Minute)
+	if l.Latency == 0 {
+		l.Latency = 20 * time.Millisecond
+	}
 	set(&l.KeepAlive, 5*time.Minute)
 	return l
 }
@@ -105,8 +114,13 @@ type Source struct {
 	log     logrus.FieldLogger
 	session *session
 	hosts   *hostClients
-	slots   chan struct{} // connections to datastore files
+	slots   chan struct{} // requests at once for datastore files through vCenter
 	blocks  sync.Pool     // of *[hypervisor.BlockSize]byte
+	plans   sync.Pool     // of *plan
+
+	mu     sync.Mutex
+	pacers map[ref]*pacer // by datastore
+	esx    map[ref]*host
 }
 
 var (
@@ -141,8 +155,11 @@ func New(c Config) (*Source, error) {
 		session: session,
 		hosts:   newHostClients(c, limits.Connections),
 		slots:   make(chan struct{}, limits.Connections),
+		pacers:  map[ref]*pacer{},
+		esx:     map[ref]*host{},
 	}
 	s.blocks.New = func() any { return new([hypervisor.BlockSize]byte) }
+	s.plans.New = func() any { return &plan{window: make([]byte, windowSize)} }
 	return s, nil
 }
 
