@@ -11,19 +11,6 @@ import (
 	"skylift/internal/simulator/vcenter"
 )
 
-func TestAChainUnderAForeignSnapshotIsRefusedWithAReason(t *testing.T) {
-	p := newPlatform(t)
-	id := p.AddServer(t, "web", size)
-	p.TakeForeign(t, id, "before the upgrade")
-	s, _ := p.source(t, p.config())
-	ref := snapshot(t, s, "r1", id, hypervisor.QuiesceNever)
-	has(t, readFirst(t, s, ref), vsphere.DiskUnreadable)
-	must(t, s.Remove(t.Context(), ref))
-	if left := p.SnapshotNames(t); len(left) != 1 {
-		t.Errorf("snapshots are %q, want the foreign one", left)
-	}
-}
-
 // readFirst opens the snapshot and tells why its first disk cannot be read.
 func readFirst(t *testing.T, s *vsphere.Source, ref hypervisor.SnapshotRef) error {
 	t.Helper()
@@ -38,14 +25,18 @@ func readFirst(t *testing.T, s *vsphere.Source, ref hypervisor.SnapshotRef) erro
 	return err
 }
 
-func TestALockedFileIsRefusedWithAReason(t *testing.T) {
+func TestADiskWithoutAnyWayIsRefusedWithTheReasons(t *testing.T) {
 	p := newPlatform(t)
 	p.refusing = true
-	id := p.add(t, vcenter.ServerSpec{Name: "web", Disks: []vcenter.DiskSpec{{Size: size}}, Quirks: vcenter.Quirks{FlatLocked: true}})
+	id := p.add(t, vcenter.ServerSpec{Name: "web", Disks: []vcenter.DiskSpec{{Size: size}}, Quirks: vcenter.Quirks{FlatLocked: true, ExportFails: true}})
 	s, _ := p.source(t, p.config())
 	ref := snapshot(t, s, "r1", id, hypervisor.QuiesceNever)
-	if err := readFirst(t, s, ref); !problem.Has(err, vsphere.ReadRefused) && !problem.Has(err, vsphere.PermissionDenied) {
-		t.Errorf("got %v", err)
+	err := readFirst(t, s, ref)
+	has(t, err, vsphere.DiskUnreadable)
+	for _, reason := range []string{"not by datastore", "locked", "not by export"} {
+		if err == nil || !strings.Contains(err.Error(), reason) {
+			t.Errorf("got %v, want %q in it", err, reason)
+		}
 	}
 }
 

@@ -92,7 +92,7 @@ func (p *platform) Intercept(decide func(n int) sourcetest.Fate) {
 }
 
 func (p *platform) Traits() sourcetest.Traits {
-	return sourcetest.Traits{Quiesce: hypervisor.Quiesced, Calls: 100}
+	return sourcetest.Traits{Quiesce: hypervisor.Quiesced, ForeignReadable: true, Calls: 100}
 }
 
 // config is what a source of the simulated vCenter needs.

@@ -82,8 +82,8 @@ var (
 	}
 	DiskUnreadable = &problem.Kind{
 		Code:  "vsphere-disk-unreadable",
-		Title: "the frozen disk cannot be read as one file of its datastore",
-		Hint:  "Remove other snapshots and consolidate the virtual machine, and keep its disks on VMFS or NFS datastores; what exactly is in the way stands in the cause",
+		Title: "the frozen disk cannot be read from the files of its datastore",
+		Hint:  "Keep the virtual machine's disks as ordinary files on VMFS or NFS datastores; what exactly is in the way stands in the cause, and where it is another snapshot, consolidating the virtual machine removes it",
 	}
 	ReadRefused = &problem.Kind{
 		Code:  "vsphere-read-refused",
