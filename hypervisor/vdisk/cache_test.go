@@ -74,6 +74,31 @@ func TestManyWhoWantATableReadItOnce(t *testing.T) {
 	})
 }
 
+func TestATableThatIsBeingReadIsNotDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &counted{File: fileOf(wide(2 * cached))}
+		l := link(t, OpenCOWD, f).Layout
+		mustPieces(t, l, cowdEntries*512, 512) // the directory
+		gate := make(chan struct{})
+		f.fail = func() error { <-gate; return nil }
+		var all sync.WaitGroup
+		all.Go(func() { mustPieces(t, l, 0, 512) })
+		synctest.Wait()
+		f.fail = nil
+		for n := range int64(2*cached - 1) {
+			mustPieces(t, l, (n+1)*cowdEntries*512, 512)
+		}
+		before := f.reads.Load()
+		all.Go(func() { mustPieces(t, l, 0, 512) })
+		synctest.Wait()
+		if f.reads.Load() != before {
+			t.Error("it was read twice at once")
+		}
+		close(gate)
+		all.Wait()
+	})
+}
+
 func TestWhoGivesUpDoesNotFailThoseWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &counted{File: fileOf(wide(1))}

@@ -237,7 +237,7 @@ func drain(r io.Reader) (disk []byte, grains int, err error) {
 		return nil, 0, err
 	}
 	disk = make([]byte, s.Size())
-	for {
+	for end := int64(0); ; {
 		off, n, err := s.Next()
 		if err == io.EOF {
 			return disk, grains, nil
@@ -245,6 +245,10 @@ func drain(r io.Reader) (disk []byte, grains int, err error) {
 		if err != nil {
 			return nil, grains, err
 		}
+		if off < end || off%int64(s.GrainSize()) != 0 || off+n > s.Size() {
+			return nil, grains, fmt.Errorf("a grain of %d bytes at %d after %d", n, off, end)
+		}
+		end = off + n
 		p, err := s.Grain()
 		if err != nil {
 			return nil, grains, err

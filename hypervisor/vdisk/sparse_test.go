@@ -87,6 +87,7 @@ func TestZeroGrainsOfSparseFilesAreKnownByTheFlag(t *testing.T) {
 	same(t, "ours", whole(t, c), want)
 
 	binary.LittleEndian.PutUint32(p[8:], 3) // without the flag, sector 1 is not a grain's
+	p = append(p, make([]byte, testGrain)...)
 	if err := chainOf(t, 1<<20, link(t, OpenSparse, fileOf(p)), flatLink(parent)).ReadAt(context.Background(), make([]byte, 1<<20), 0); !isFormatError(err) {
 		t.Errorf("without the flag: %v", err)
 	}
