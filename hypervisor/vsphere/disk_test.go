@@ -7,7 +7,6 @@ import (
 
 	"skylift/hypervisor"
 	"skylift/hypervisor/vsphere"
-	"skylift/internal/problem"
 	"skylift/internal/simulator/vcenter"
 )
 
