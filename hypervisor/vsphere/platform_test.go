@@ -102,7 +102,11 @@ func (p *platform) Intercept(decide func(n int) sourcetest.Fate) {
 }
 
 func (p *platform) Traits() sourcetest.Traits {
-	return sourcetest.Traits{Quiesce: hypervisor.Quiesced, ForeignReadable: true, Calls: 100}
+	traits := sourcetest.Traits{Quiesce: hypervisor.Quiesced, ForeignReadable: true, Calls: 100}
+	if p.quirks.FlatLocked {
+		traits.Every = 2
+	}
+	return traits
 }
 
 // config is what a source of the simulated vCenter needs.
@@ -300,6 +304,10 @@ func (p *platform) TakeForeign(t testing.TB, id hypervisor.ServerID, name string
 
 func (p *platform) DeleteSnapshot(t testing.TB, ref hypervisor.SnapshotRef) {
 	t.Helper()
+	if p.quirks.FlatLocked { // exports keep off clients, and not the owner
+		must(t, p.vm(t, ref.Server).RemoveAllSnapshots())
+		return
+	}
 	c := p.client(t)
 	res, err := methods.RemoveSnapshot_Task(t.Context(), c, &types.RemoveSnapshot_Task{
 		This: types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: ref.ID},
