@@ -6,7 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -354,6 +358,35 @@ func TestAnExportThatIsRefusedIsToldWithItsReason(t *testing.T) {
 	}
 }
 
+// TestAnImpostorOfAHostIsAskedNothing has connections to hosts end elsewhere.
+func TestAnImpostorOfAHostIsAskedNothing(t *testing.T) {
+	var asked atomic.Int64
+	impostor := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	impostor.Config.ErrorLog = log.New(io.Discard, "", 0)
+	impostor.StartTLS()
+	t.Cleanup(impostor.Close)
+	for _, c := range []struct{ name, address, want string }{
+		{"another certificate", impostor.Listener.Addr().String(), "a certificate that is not trusted"},
+		{"nobody there", "127.0.0.1:1", "an ESXi host does not answer"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := exporting(t, patiently)
+			d, _ := exportedDisk(t, p, func(config *vsphere.Config) {
+				config.CustomizeHost = func(transport *http.Transport) {
+					transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+						return new(net.Dialer).DialContext(ctx, network, c.address)
+					}
+				}
+			})
+			_, err := whole(t.Context(), d, nil)
+			if err == nil || !strings.Contains(err.Error(), c.want) || asked.Load() > 0 {
+				t.Errorf("after %d requests: %v", asked.Load(), err)
+			}
+			noLease(t, p)
+		})
+	}
+}
+
 func TestASnapshotThatVanishesDuringAnExportIsGone(t *testing.T) {
 	p := exporting(t)
 	d, _ := exportedDisk(t, p)
@@ -416,5 +449,22 @@ func TestNoLeaseOutlivesARead(t *testing.T) {
 			}
 			break
 		}
+	}
+}
+
+// BenchmarkExport reads a whole disk by an export of the simulated vCenter,
+// which compresses it on the same processors.
+func BenchmarkExport(b *testing.B) {
+	const total = 128 << 20
+	p := exporting(b, patiently)
+	id := p.add(b, vcenter.ServerSpec{Name: "web", ChangeTracking: true, Quirks: p.quirks, Disks: []vcenter.DiskSpec{
+		{Content: vcenter.Generated(vcenter.Pattern{Seed: 1, Random: 30, Text: 40}, total)},
+	}})
+	s, _ := p.source(b, p.config())
+	d := open(b, s, snapshot(b, s, "bench", id, hypervisor.QuiesceNever)).Disks()[0]
+	b.SetBytes(total)
+	b.ReportAllocs()
+	for b.Loop() {
+		must(b, d.Read(b.Context(), []hypervisor.Extent{{Length: total}}, func(int64, []byte, int64) error { return nil }))
 	}
 }
