@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 
@@ -165,4 +166,20 @@ func TestADiskTellsWhatItSharesWithOthers(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
+}
+
+// TestAStandaloneHostGivesItsFilesItself has no vCenter to ask for tickets.
+func TestAStandaloneHostGivesItsFilesItself(t *testing.T) {
+	p := newPlatform(t, func(c *vcenter.Config) { c.Standalone = true })
+	id := p.add(t, vcenter.ServerSpec{Name: "web", ChangeTracking: true, Disks: []vcenter.DiskSpec{{Size: size}}})
+	g := &guest{p, id, make([]byte, size), rand.New(rand.NewPCG(1, 2))}
+	g.scribble(t, 10)
+	p.TakeForeign(t, id, "before the upgrade")
+	g.scribble(t, 10)
+	s, _ := p.source(t, p.config())
+	d := open(t, s, snapshot(t, s, "r1", id, hypervisor.QuiesceNever)).Disks()[0]
+	if why := d.Info().Why; !strings.Contains(why, "2 files on its datastore, one over the other, read from the host") {
+		t.Errorf("the reason is %q", why)
+	}
+	mustRead(t, d, g.bytes, hypervisor.Extent{Length: size})
 }
