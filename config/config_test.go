@@ -67,21 +67,52 @@ func TestSettingsComeFromFileEnvironmentAndFlagsInThatOrder(t *testing.T) {
 	}
 }
 
+// withNBD has settings with an NBD server.
+func withNBD(settings string) string {
+	return strings.Replace(connectorFile, "    password-file: /run/secrets/vcenter\n", "    password-file: /run/secrets/vcenter\n    nbd: "+flow(settings)+"\n", 1)
+}
+
+func flow(settings string) string {
+	if strings.HasPrefix(settings, "{") {
+		return settings
+	}
+	name, value, _ := strings.Cut(settings, ": ")
+	return "{" + name + ": \"" + value + "\"}"
+}
+
+func TestNBDServersAreTaken(t *testing.T) {
+	for _, settings := range []string{
+		"url: nbds://nbd.example.com/{snapshot}/{file}",
+		"{url: \"nbds://nbd/{snapshot}/{file}\", ca-file: a, fingerprint: b, certificate-file: c, key-file: d}",
+		"{url: \"nbd://nbd/{snapshot}/{file}\", plain: true}",
+	} {
+		c, err := LoadConnector(write(t, withNBD(settings)), nil)
+		if err != nil || !strings.Contains(settings, c.VSphere[0].NBD.URL) || c.VSphere[0].NBD.URL == "" {
+			t.Errorf("%s: %+v, %v", settings, c.VSphere, err)
+		}
+	}
+}
+
 func TestSettingsThatCannotBeUsedAreNamed(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
-		"an unknown name":           {connectorFile + "slotz: 1\n", "slotz"},
-		"an unknown name in a list": {strings.Replace(connectorFile, "user:", "usr:", 1), "usr"},
-		"no YAML":                   {"a: [", "settings.yaml"},
-		"a number that is none":     {strings.Replace(connectorFile, "slots: 3", "slots: many", 1), "slots"},
-		"a number out of range":     {strings.Replace(connectorFile, "slots: 3", "slots: 0", 1), "slots is 0"},
-		"sweeps without a pause":    {connectorFile + "sweep-every: 0s\n", "sweep-every is 0s"},
-		"a URL without TLS":         {strings.Replace(connectorFile, "https://vcenter", "http://vcenter", 1), "vsphere[0].url must begin with https://"},
-		"a password in a URL":       {strings.Replace(connectorFile, "https://vcenter", "https://u:hunter2@vcenter", 1), "vsphere[0].url holds a user or a password"},
-		"no vCenter":                {"control-plane: {url: https://x}\n", "names no vCenter"},
-		"no control plane":          {"vsphere: []\n", "control-plane.url is not set"},
-		"a timetable that is none":  {connectorFile + "bandwidth: {limit: '25:00,1M'}\n", "bandwidth.limit"},
-		"a time zone that is none":  {connectorFile + "bandwidth: {limit: 1M, time-zone: Berlin}\n", "bandwidth.time-zone"},
-		"a log level that is none":  {connectorFile + "log: {level: loud}\n", "log.level"},
+		"an unknown name":            {connectorFile + "slotz: 1\n", "slotz"},
+		"an unknown name in a list":  {strings.Replace(connectorFile, "user:", "usr:", 1), "usr"},
+		"no YAML":                    {"a: [", "settings.yaml"},
+		"a number that is none":      {strings.Replace(connectorFile, "slots: 3", "slots: many", 1), "slots"},
+		"a number out of range":      {strings.Replace(connectorFile, "slots: 3", "slots: 0", 1), "slots is 0"},
+		"sweeps without a pause":     {connectorFile + "sweep-every: 0s\n", "sweep-every is 0s"},
+		"a URL without TLS":          {strings.Replace(connectorFile, "https://vcenter", "http://vcenter", 1), "vsphere[0].url must begin with https://"},
+		"a password in a URL":        {strings.Replace(connectorFile, "https://vcenter", "https://u:hunter2@vcenter", 1), "vsphere[0].url holds a user or a password"},
+		"an NBD server without TLS":  {withNBD("url: nbd://nbd/{snapshot}/{file}"), "vsphere[0].nbd.url begins with nbd://, which is not encrypted"},
+		"plain NBD with TLS":         {withNBD("{url: \"nbd://nbd/{snapshot}/{file}\", plain: true, ca-file: x}"), "settings for TLS"},
+		"an NBD server of the web":   {withNBD("url: https://nbd/{snapshot}/{file}"), "must begin with nbds://"},
+		"an NBD server without name": {withNBD("plain: true"), "vsphere[0].nbd.url is not set"},
+		"a certificate without key":  {withNBD("{url: \"nbds://nbd/{snapshot}/{file}\", certificate-file: x}"), "belong together"},
+		"no vCenter":                 {"control-plane: {url: https://x}\n", "names no vCenter"},
+		"no control plane":           {"vsphere: []\n", "control-plane.url is not set"},
+		"a log level that is none":   {connectorFile + "log: {level: loud}\n", "log.level"},
+		"a timetable that is none":   {connectorFile + "bandwidth: {limit: '25:00,1M'}\n", "bandwidth.limit"},
+		"a time zone that is none":   {connectorFile + "bandwidth: {limit: 1M, time-zone: Berlin}\n", "bandwidth.time-zone"},
 	} {
 		_, err := LoadConnector(write(t, test.text), nil)
 		if !problem.Has(err, Invalid) || !strings.Contains(err.Error(), test.want) {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/url"
 	"reflect"
 	"time"
 
@@ -57,6 +58,22 @@ type VSphere struct {
 	User         string     `mapstructure:"user"`
 	PasswordFile SecretFile `mapstructure:"password-file"`
 	Trust        `mapstructure:",squash"`
+	// NBD is an NBD server that gives frozen disks which the datastores refuse.
+	NBD NBD `mapstructure:"nbd"`
+}
+
+// NBD is an NBD server: nbdkit with its vddk plugin, run by the customer.
+type NBD struct {
+	// URL is nbds://host:port/export, with {snapshot} and {file} or {disk} in
+	// the export's name; {vm} and {host} are known as well.
+	URL   string `mapstructure:"url"`
+	Trust `mapstructure:",squash"`
+	// CertificateFile and KeyFile hold what the connector shows to a server
+	// that asks for it, both in PEM.
+	CertificateFile string `mapstructure:"certificate-file"`
+	KeyFile         string `mapstructure:"key-file"`
+	// Plain allows nbd://, which is without TLS.
+	Plain bool `mapstructure:"plain"`
 }
 
 // ConnectorStaging says how the connector reaches the staging bucket.
@@ -141,9 +158,34 @@ func (c *Connector) validate() []error {
 	for i, v := range c.VSphere {
 		prefix := fmt.Sprintf("vsphere[%d].", i)
 		errs = append(errs, compact(
-			httpsURL(prefix+"url", v.URL), required(prefix+"user", v.User), required(prefix+"password-file", string(v.PasswordFile)))...)
+			httpsURL(prefix+"url", v.URL), required(prefix+"user", v.User), required(prefix+"password-file", string(v.PasswordFile)),
+			v.NBD.validate(prefix+"nbd."))...)
 	}
 	return errs
+}
+
+func (n NBD) validate(prefix string) error {
+	if n == (NBD{}) {
+		return nil
+	}
+	u, err := url.Parse(n.URL)
+	switch {
+	case n.URL == "":
+		return required(prefix+"url", n.URL)
+	case err != nil:
+		return fmt.Errorf("%surl is no URL", prefix)
+	case u.User != nil:
+		return fmt.Errorf("%surl holds a user or a password, which NBD has not", prefix)
+	case u.Scheme != "nbds" && u.Scheme != "nbd" || u.Hostname() == "":
+		return fmt.Errorf("%surl must begin with nbds:// and name a host", prefix)
+	case u.Scheme == "nbd" && !n.Plain:
+		return fmt.Errorf("%surl begins with nbd://, which is not encrypted: use nbds://, or set %splain to true", prefix, prefix)
+	case u.Scheme == "nbd" && n != (NBD{URL: n.URL, Plain: true}):
+		return fmt.Errorf("%surl begins with nbd://, which is without TLS, and there are settings for TLS", prefix)
+	case (n.CertificateFile == "") != (n.KeyFile == ""):
+		return fmt.Errorf("%scertificate-file and key-file belong together", prefix)
+	}
+	return nil
 }
 
 func within(name string, value, low, high int64) error {

@@ -3,6 +3,8 @@ package sourcetest
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,7 +16,7 @@ const (
 	larger = 5 << 20
 )
 
-func properties(t *testing.T, p Platform) {
+func properties(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	first := s.Properties()
 	if first.Platform == "" || first.SnapshotLimit <= 0 || first.DiskLimit <= 0 {
@@ -73,7 +75,7 @@ func (w *watching) until(t testing.TB, is func(hypervisor.Change) bool) []hyperv
 
 func synced(c hypervisor.Change) bool { return c.Synced }
 
-func watchTells(t *testing.T, p Platform) {
+func watchTells(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	one := p.AddServer(t, "one", small, larger)
 	two := p.AddServer(t, "two", small)
@@ -120,7 +122,7 @@ func watchTells(t *testing.T, p Platform) {
 	}
 }
 
-func watchStops(t *testing.T, p Platform) {
+func watchStops(t testing.TB, p Platform) {
 	s, stop := p.Source(t)
 	p.AddServer(t, "one", small)
 	enough := errors.New("enough")
@@ -131,7 +133,7 @@ func watchStops(t *testing.T, p Platform) {
 	eventually(t, "no goroutine of the source is left", func() bool { return goroutines(s) == 0 })
 }
 
-func watchSurvivesExpiry(t *testing.T, p Platform) {
+func watchSurvivesExpiry(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	one := p.AddServer(t, "one", small)
 	gone := p.AddServer(t, "two", small)
@@ -151,13 +153,106 @@ func watchSurvivesExpiry(t *testing.T, p Platform) {
 	})
 }
 
-func checkUnknown(t *testing.T, p Platform) {
+// unknown is no server of any platform's.
+const unknown hypervisor.ServerID = "00000000-1111-2222-3333-444444444444"
+
+func watchMany(t testing.TB, p Platform) {
+	want := map[hypervisor.ServerID]bool{}
+	for i := range 250 { // more than any page holds
+		want[p.AddServer(t, fmt.Sprintf("server %d", i), 1<<20)] = true
+	}
+	s, _ := p.Source(t)
+	for _, c := range watch(t, s).until(t, synced) {
+		if c.Server != nil && !want[c.Server.ID] {
+			t.Errorf("%s was not expected, or told twice", c.Server.ID)
+		}
+		if c.Server != nil {
+			delete(want, c.Server.ID)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("%d servers are missing", len(want))
+	}
+}
+
+func checks(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	id := p.AddServer(t, "one", small)
-	if _, err := s.Check(newContext(t), id); err != nil {
-		t.Errorf("check of a healthy server: %v", err)
+	if report, err := s.Check(newContext(t), id); err != nil || !report.Ready() || len(report.Facts) == 0 {
+		t.Errorf("check of a healthy server: %+v, %v", report, err)
 	}
-	if report, err := s.Check(newContext(t), "00000000-1111-2222-3333-444444444444"); err == nil {
+	if report, err := s.Check(newContext(t), unknown); err == nil {
 		t.Errorf("check of an unknown server reports %+v", report)
 	}
+	report, err := s.CheckSource(newContext(t))
+	if err != nil || !report.Ready() || len(report.Facts) == 0 {
+		t.Errorf("check of a healthy source: %+v, %v", report, err)
+	}
+	for _, f := range report.Facts {
+		if f.Name == "" || f.Value == "" {
+			t.Errorf("a fact without name or value: %+v", f)
+		}
+	}
+}
+
+// leftOut also wants the report to block the run: whether the disk may be left
+// behind is the user's choice.
+func leftOut(t testing.TB, p Platform) {
+	s, _ := p.Source(t)
+	g := addGuest(t, p, "one", small)
+	subject := p.AddLeftOut(t, g.id, small)
+	report, err := s.Check(newContext(t), g.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(report.Findings, func(f hypervisor.Finding) bool {
+		return f.Subject == subject && f.Blocks && f.Code != "" && f.What != "" && f.Hint != ""
+	}) {
+		t.Errorf("%q is not reported as a hindrance: %+v", subject, report.Findings)
+	}
+	for _, c := range watch(t, s).until(t, synced) {
+		if c.Server == nil {
+			continue
+		}
+		skipped := slices.DeleteFunc(slices.Clone(c.Server.Disks), func(d hypervisor.ServerDisk) bool { return d.Skip == "" })
+		if len(c.Server.Disks) != 2 || len(skipped) != 1 {
+			t.Errorf("the inventory shows the disks %+v", c.Server.Disks)
+		}
+	}
+	want := g.frozen()
+	ref, sn := take(t, s, runID(1), g)
+	if len(sn.Disks()) != 1 {
+		t.Fatalf("the snapshot has %d disks", len(sn.Disks()))
+	}
+	mustRead(t, sn.Disks()[0], want[0])
+	settle(t, s, ref)
+}
+
+func sharesAreSane(t testing.TB, p Platform) {
+	s, _ := p.Source(t)
+	g := addGuest(t, p, "one", small)
+	sane := func(what string, list []hypervisor.Share) {
+		t.Helper()
+		seen := map[hypervisor.Share]bool{}
+		for _, h := range list {
+			if h.Kind == "" || h.Name == "" || h.Of == "" || h.Limit <= 0 || seen[h] {
+				t.Errorf("%s: %+v", what, list)
+			}
+			seen[h] = true
+		}
+	}
+	first, err := s.Shares(newContext(t), g.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sane("a snapshot's shares", first)
+	if again, err := s.Shares(newContext(t), g.id); err != nil || !slices.Equal(again, first) {
+		t.Errorf("shares were %+v and are %+v, %v", first, again, err)
+	}
+	if list, err := s.Shares(newContext(t), unknown); err == nil {
+		t.Errorf("an unknown server has the shares %+v", list)
+	}
+	ref, sn := take(t, s, runID(1), g)
+	sane("a disk's shares", sn.Disks()[0].Info().Shares)
+	settle(t, s, ref)
 }

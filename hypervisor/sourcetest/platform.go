@@ -29,11 +29,22 @@ type Platform interface {
 	Write(t testing.TB, id hypervisor.ServerID, disk int, off int64, p []byte)
 	// Grow makes a disk larger.
 	Grow(t testing.TB, id hypervisor.ServerID, disk int, size int64)
+	// AddDisk adds an empty disk; its index is the next one.
+	AddDisk(t testing.TB, id hypervisor.ServerID, size int64)
+	// RemoveDisk takes a disk away; the indexes of the others stay.
+	RemoveDisk(t testing.TB, id hypervisor.ServerID, disk int)
+	// AddLeftOut adds a disk that the platform's snapshots leave out, and
+	// returns what Check must call it. It has no index.
+	AddLeftOut(t testing.TB, id hypervisor.ServerID, size int64) (subject string)
+	// SpoilDisk keeps the disk's bytes from being read by whatever way.
+	SpoilDisk(t testing.TB, id hypervisor.ServerID, disk int)
 	// LoseTracking makes change IDs given so far worthless, as a power failure does.
 	LoseTracking(t testing.TB, id hypervisor.ServerID)
 
 	// TakeForeign takes a snapshot in somebody else's name.
 	TakeForeign(t testing.TB, id hypervisor.ServerID, name string)
+	// RevertToForeign goes back to a snapshot that TakeForeign took.
+	RevertToForeign(t testing.TB, id hypervisor.ServerID, name string)
 	// DeleteSnapshot deletes a snapshot of ours behind the source's back.
 	DeleteSnapshot(t testing.TB, ref hypervisor.SnapshotRef)
 	// SnapshotNames lists all snapshots that exist, of all servers and anybody's.
@@ -54,9 +65,15 @@ type Traits struct {
 	Quiesce hypervisor.Consistency
 	// ForeignReadable says that disks can be read while foreign snapshots exist.
 	ForeignReadable bool
+	// Anchors says that something stays on the platform behind a settled
+	// snapshot, without which the next run cannot ask for changes.
+	Anchors bool
 	// Calls is the most calls that one cycle (snapshot, read, settle) of a
 	// one-disk server may take; the suite lets each of them fail.
 	Calls int
+	// Every has only each n-th call fail, for set-ups that differ little from
+	// one in which all do; zero stands for one.
+	Every int
 }
 
 // Fate is what becomes of a call.

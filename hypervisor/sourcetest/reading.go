@@ -6,11 +6,13 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"skylift/hypervisor"
+	"skylift/internal/problem"
 )
 
-func readsFrozen(t *testing.T, p Platform) {
+func readsFrozen(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", small, larger)
 	want := g.frozen()
@@ -47,7 +49,7 @@ func readsFrozen(t *testing.T, p Platform) {
 	settle(t, s, ref)
 }
 
-func readsConcurrently(t *testing.T, p Platform) {
+func readsConcurrently(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", larger)
 	want := g.frozen()
@@ -80,7 +82,7 @@ func readsConcurrently(t *testing.T, p Platform) {
 	settle(t, s, ref)
 }
 
-func readStops(t *testing.T, p Platform) {
+func readStops(t testing.TB, p Platform) {
 	s, stop := p.Source(t)
 	g := addGuest(t, p, "one", larger)
 	ref, sn := take(t, s, runID(1), g)
@@ -103,7 +105,7 @@ func readStops(t *testing.T, p Platform) {
 	eventually(t, "no goroutine of the source is left", func() bool { return goroutines(s) == 0 })
 }
 
-func readRefuses(t *testing.T, p Platform) {
+func readRefuses(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", larger)
 	ref, sn := take(t, s, runID(1), g)
@@ -120,5 +122,53 @@ func readRefuses(t *testing.T, p Platform) {
 			t.Errorf("%v was read", in)
 		}
 	}
+	settle(t, s, ref)
+}
+
+// readHeldUp blocks emit for longer than the source's patience.
+func readHeldUp(t testing.TB, p Platform) {
+	s, stop := p.Source(t)
+	g := addGuest(t, p, "one", larger)
+	want := g.frozen()
+	ref, sn := take(t, s, runID(1), g)
+	d := sn.Disks()[0]
+	if patience := d.Info().Patience; patience > 0 && patience < time.Minute {
+		got, held := make([]byte, larger), false
+		err := d.Read(newContext(t), []hypervisor.Extent{{Length: larger}}, func(off int64, b []byte, n int64) error {
+			if !held {
+				held = true
+				<-time.After(patience + patience/2)
+			}
+			copy(got[off:off+n], b)
+			return nil
+		})
+		if err == nil {
+			mustEqual(t, "held up", got, want[0])
+		}
+		mustRead(t, d, want[0]) // what is given up can be begun again
+	}
+	settle(t, s, ref)
+	stop()
+	eventually(t, "no goroutine of the source is left", func() bool { return goroutines(s) == 0 })
+}
+
+// unreadable spoils one of two disks.
+func unreadable(t testing.TB, p Platform) {
+	s, _ := p.Source(t)
+	g := addGuest(t, p, "one", small, larger)
+	want := g.frozen()
+	p.SpoilDisk(t, g.id, 0)
+	ref, sn := take(t, s, runID(1), g)
+	if len(sn.Disks()) != 2 {
+		t.Fatalf("the snapshot has %d disks", len(sn.Disks()))
+	}
+	spoiled, sound := sn.Disks()[0], sn.Disks()[1]
+	if info := spoiled.Info(); info.ID == "" || info.Why == "" || info.Size != small {
+		t.Errorf("the spoiled disk is %+v", info)
+	}
+	if _, err := readWhole(newContext(t), spoiled); problem.Of(err) == nil {
+		t.Errorf("reading the spoiled disk: %v, want a problem that says what to do", err)
+	}
+	mustRead(t, sound, want[1])
 	settle(t, s, ref)
 }

@@ -20,40 +20,58 @@ import (
 // patience is the most that any single step may take.
 const patience = 2 * time.Minute
 
+// part is one demand of the contract.
+type part struct {
+	name string
+	test func(testing.TB, Platform)
+}
+
+// parts are all demands. They take a testing.TB, so that the suite's own tests
+// can see which of them a wrong source fails.
+var parts = []part{
+	{"properties are constant and sane", properties},
+	{"shares are named, limited and constant", sharesAreSane},
+	{"watch lists all servers once and then tells what changes", watchTells},
+	{"watch lists many servers, each once", watchMany},
+	{"watch ends with the receiver's error", watchStops},
+	{"watch goes on after sessions expired", watchSurvivesExpiry},
+	{"a check tells what it saw, and of an unknown server nothing", checks},
+	{"a disk that snapshots leave out is reported and harms no other", leftOut},
+	{"a disk that cannot be read keeps its reason and harms no other", unreadable},
+	{"a snapshot is made once however often it is asked for", snapshotOnce},
+	{"a snapshot freezes several servers", snapshotMany},
+	{"a new snapshot waits until the earlier one is gone", snapshotWaits},
+	{"a new snapshot says what it waits for", snapshotTellsWaits},
+	{"snapshots of several servers fail together and leave nothing", snapshotAllOrNothing},
+	{"held finds our snapshots after a restart and no others", heldFinds},
+	{"remove and settle leave nothing and can be repeated", removeRepeats},
+	{"remove leaves foreign snapshots alone", removeSparesForeign},
+	{"a snapshot that vanished is reported as gone", snapshotGone},
+	{"a snapshot that vanishes while it is read never gives wrong bytes", snapshotVanishes},
+	{"anchors stay until they are released", anchorsStay},
+	{"identities survive snapshots, growth and restarts", identitiesStay},
+	{"disks come and go and the others stay what they are", disksComeAndGo},
+	{"reads give the frozen bytes while the guest writes", readsFrozen},
+	{"many reads at a time give the same bytes", readsConcurrently},
+	{"a read ends with the receiver's error and with its context", readStops},
+	{"a stream that is held up beyond its patience ends or goes on", readHeldUp},
+	{"reads refuse extents that break the contract", readRefuses},
+	{"changes cover every write and come in order", changesCover},
+	{"changes of many areas come complete", changesMany},
+	{"without a change ID everything that is not zero is told", changesFromNothing},
+	{"lost tracking is told and never guessed", trackingLost},
+	{"a revert by somebody else makes tracking unusable", trackingReverted},
+	{"a grown disk has its new size and its bytes", diskGrows},
+	{"every call survives an expired session", survivesExpiry},
+	{"a refused call leaks nothing, whichever it is", func(t testing.TB, p Platform) { faultAtEveryCall(t, p, Refuse) }},
+	{"a lost answer leaks nothing, whichever it is", func(t testing.TB, p Platform) { faultAtEveryCall(t, p, Lose) }},
+	{"a cancellation leaks nothing, whenever it comes", cancelAtEveryCall},
+	{"questions end with a refused call or a cancellation, whenever it comes", questionsEnd},
+}
+
 // Run runs the suite; start makes a fresh platform.
 func Run(t *testing.T, start func(t testing.TB) Platform) {
-	for _, part := range []struct {
-		name string
-		test func(*testing.T, Platform)
-	}{
-		{"properties are constant and sane", properties},
-		{"watch lists all servers once and then tells what changes", watchTells},
-		{"watch ends with the receiver's error", watchStops},
-		{"watch goes on after sessions expired", watchSurvivesExpiry},
-		{"a check of an unknown server is an error", checkUnknown},
-		{"a snapshot is made once however often it is asked for", snapshotOnce},
-		{"a snapshot freezes several servers", snapshotMany},
-		{"a new snapshot waits until the earlier one is gone", snapshotWaits},
-		{"snapshots of several servers fail together and leave nothing", snapshotAllOrNothing},
-		{"held finds our snapshots after a restart and no others", heldFinds},
-		{"remove and settle leave nothing and can be repeated", removeRepeats},
-		{"remove leaves foreign snapshots alone", removeSparesForeign},
-		{"a snapshot that vanished is reported as gone", snapshotGone},
-		{"identities survive snapshots, growth and restarts", identitiesStay},
-		{"reads give the frozen bytes while the guest writes", readsFrozen},
-		{"many reads at a time give the same bytes", readsConcurrently},
-		{"a read ends with the receiver's error and with its context", readStops},
-		{"reads refuse extents that break the contract", readRefuses},
-		{"changes cover every write and come in order", changesCover},
-		{"changes of many areas come complete", changesMany},
-		{"without a change ID everything that is not zero is told", changesFromNothing},
-		{"lost tracking is told and never guessed", trackingLost},
-		{"a grown disk has its new size and its bytes", diskGrows},
-		{"every call survives an expired session", survivesExpiry},
-		{"a refused call leaks nothing, whichever it is", func(t *testing.T, p Platform) { faultAtEveryCall(t, p, Refuse) }},
-		{"a lost answer leaks nothing, whichever it is", func(t *testing.T, p Platform) { faultAtEveryCall(t, p, Lose) }},
-		{"a cancellation leaks nothing, whenever it comes", cancelAtEveryCall},
-	} {
+	for _, part := range parts {
 		t.Run(part.name, func(t *testing.T) { part.test(t, start(t)) })
 	}
 }
@@ -117,6 +135,21 @@ func (g *guest) frozen() [][]byte {
 	return all
 }
 
+func (g *guest) addDisk(t testing.TB, size int64) {
+	t.Helper()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.disks = append(g.disks, make([]byte, size))
+	g.p.AddDisk(t, g.id, size)
+}
+
+// setBack gives the guest back what its disks held.
+func (g *guest) setBack(disks [][]byte) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.disks = disks
+}
+
 func (g *guest) grow(t testing.TB, disk int, size int64) {
 	t.Helper()
 	g.mu.Lock()
@@ -125,6 +158,8 @@ func (g *guest) grow(t testing.TB, disk int, size int64) {
 	g.p.Grow(t, g.id, disk, size)
 }
 
+// newContext bounds one step. It does not end with the test: what a clean-up
+// asks for must still be possible.
 func newContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
@@ -180,7 +215,7 @@ func readExtents(ctx context.Context, d hypervisor.Disk, in []hypervisor.Extent)
 			i++
 			next = in[i].Offset
 		}
-		if off != next || n <= 0 || p != nil && int64(len(p)) != n || off+n > in[i].End() {
+		if off != next || off < 0 || off+n > d.Info().Size || n <= 0 || p != nil && int64(len(p)) != n || off+n > in[i].End() {
 			return fmt.Errorf("emitted %d bytes at %d, expected those from %d in %v", n, off, next, in[i])
 		}
 		if p != nil {
@@ -273,6 +308,9 @@ func sweep(t testing.TB, p Platform) {
 	if left := ours(t, p); len(left) > 0 {
 		t.Errorf("after removing everything that is held there is still %q", left)
 	}
+	if held, anchors, err := s.Held(ctx); err != nil || len(held)+len(anchors) > 0 {
+		t.Errorf("after removing everything that is held: %v %v %v", held, anchors, err)
+	}
 }
 
 // goroutines counts those that run code of the source's package.
@@ -288,15 +326,24 @@ func goroutines(s hypervisor.Source) int {
 	}))
 }
 
+// soon is how long what should be so at once may take.
+func soon(t testing.TB) time.Duration {
+	if hasty, ok := t.(interface{ Soon() time.Duration }); ok {
+		return hasty.Soon()
+	}
+	return 20 * time.Second
+}
+
 // eventually waits for a condition that nobody announces.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !is(); <-tick.C {
+	limit := soon(t)
+	for deadline := time.Now().Add(limit); !is(); <-tick.C {
 		if time.Now().After(deadline) {
 			buf := make([]byte, 1<<20)
-			t.Fatalf("%s: still not so after 20 s\n%s", what, buf[:runtime.Stack(buf, true)])
+			t.Fatalf("%s: still not so after %s\n%s", what, limit, buf[:runtime.Stack(buf, true)])
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package sourcetest
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"testing"
@@ -10,7 +11,7 @@ import (
 	"skylift/internal/problem"
 )
 
-func snapshotOnce(t *testing.T, p Platform) {
+func snapshotOnce(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", small)
 	first, _ := take(t, s, runID(1), g)
@@ -29,7 +30,7 @@ func snapshotOnce(t *testing.T, p Platform) {
 	settle(t, s, first)
 }
 
-func snapshotMany(t *testing.T, p Platform) {
+func snapshotMany(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	one, two := addGuest(t, p, "one", small), addGuest(t, p, "two", small, larger)
 	refs, err := s.Snapshot(newContext(t), runID(1), []hypervisor.ServerID{two.id, one.id}, hypervisor.QuiescePrefer)
@@ -43,11 +44,72 @@ func snapshotMany(t *testing.T, p Platform) {
 		if want := p.Traits().Quiesce; ref.Consistency != want {
 			t.Errorf("%s reached %q (%s), want %q", ref.Server, ref.Consistency, ref.Note, want)
 		}
+	}
+	want := [][][]byte{two.frozen(), one.frozen()}
+	one.write(t, 0, 0, []byte("after the moment"))
+	two.write(t, 1, 0, []byte("after the moment"))
+	for i, ref := range refs {
+		sn, err := s.Open(newContext(t), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, d := range sn.Disks() {
+			mustRead(t, d, want[i][k])
+		}
+		if err := sn.Close(); err != nil {
+			t.Error(err)
+		}
 		settle(t, s, ref)
 	}
 }
 
-func snapshotWaits(t *testing.T, p Platform) {
+func snapshotTellsWaits(t testing.TB, p Platform) {
+	s, _ := p.Source(t)
+	g := addGuest(t, p, "one", small)
+	first, _ := take(t, s, runID(1), g)
+	told, over := make(chan string, 100), make(chan struct{}, 100)
+	ctx := hypervisor.WithWaits(newContext(t), func(what string) func() {
+		select {
+		case told <- what:
+		default:
+		}
+		return func() {
+			select {
+			case over <- struct{}{}:
+			default:
+			}
+		}
+	})
+	second := make(chan error, 1)
+	go func() {
+		_, err := s.Snapshot(ctx, runID(2), []hypervisor.ServerID{g.id}, hypervisor.QuiesceNever)
+		second <- err
+	}()
+	select {
+	case what := <-told:
+		if what == "" {
+			t.Error("it waits for nothing")
+		}
+	case err := <-second:
+		t.Errorf("it did not wait: %v", err)
+		sweep(t, p)
+		return
+	case <-time.After(soon(t)):
+		t.Error("it waits, and does not say so")
+	}
+	settle(t, s, first)
+	if err := <-second; err != nil {
+		t.Errorf("with the first gone: %v", err)
+	}
+	select {
+	case <-over:
+	default:
+		t.Error("the wait is over, and it was never said")
+	}
+	sweep(t, p)
+}
+
+func snapshotWaits(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", small)
 	first, _ := take(t, s, runID(1), g)
@@ -73,10 +135,10 @@ func snapshotWaits(t *testing.T, p Platform) {
 	sweep(t, p)
 }
 
-func snapshotAllOrNothing(t *testing.T, p Platform) {
+func snapshotAllOrNothing(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", small)
-	refs, err := s.Snapshot(newContext(t), runID(1), []hypervisor.ServerID{g.id, "00000000-1111-2222-3333-444444444444"}, hypervisor.QuiesceNever)
+	refs, err := s.Snapshot(newContext(t), runID(1), []hypervisor.ServerID{g.id, unknown}, hypervisor.QuiesceNever)
 	if err == nil {
 		t.Fatalf("an unknown server was snapshotted: %+v", refs)
 	}
@@ -85,7 +147,7 @@ func snapshotAllOrNothing(t *testing.T, p Platform) {
 	}
 }
 
-func heldFinds(t *testing.T, p Platform) {
+func heldFinds(t testing.TB, p Platform) {
 	s, stop := p.Source(t)
 	one, two := addGuest(t, p, "one", small), addGuest(t, p, "two", small)
 	first, _ := take(t, s, runID(1), one)
@@ -111,13 +173,16 @@ func heldFinds(t *testing.T, p Platform) {
 	sweep(t, p)
 }
 
-func removeRepeats(t *testing.T, p Platform) {
+func removeRepeats(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", small)
 	ref, _ := take(t, s, runID(1), g)
 	for range 2 {
 		if err := s.Remove(newContext(t), ref); err != nil {
 			t.Errorf("remove: %v", err)
+		}
+		if names := p.SnapshotNames(t); len(names) != 0 {
+			t.Errorf("removed, and still there: %q", names)
 		}
 	}
 	anchor, err := s.Settle(newContext(t), ref)
@@ -139,15 +204,24 @@ func removeRepeats(t *testing.T, p Platform) {
 	}
 }
 
-func removeSparesForeign(t *testing.T, p Platform) {
+func removeSparesForeign(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", small)
 	ref, _ := take(t, s, runID(1), g)
 	p.TakeForeign(t, g.id, "before the upgrade")
 	settle(t, s, ref)
-	if names := p.SnapshotNames(t); len(names) != 1 || names[0] != "before the upgrade" {
-		t.Errorf("there are the snapshots %q, want the foreign one", names)
+	onlyForeign := func() {
+		t.Helper()
+		if names := p.SnapshotNames(t); len(names) != 1 || names[0] != "before the upgrade" {
+			t.Errorf("there are the snapshots %q, want the foreign one", names)
+		}
 	}
+	onlyForeign()
+	ref, _ = take(t, s, runID(3), g)
+	if err := s.Remove(newContext(t), ref); err != nil {
+		t.Error(err)
+	}
+	onlyForeign()
 	if !p.Traits().ForeignReadable {
 		return
 	}
@@ -157,7 +231,7 @@ func removeSparesForeign(t *testing.T, p Platform) {
 	settle(t, s, ref)
 }
 
-func snapshotGone(t *testing.T, p Platform) {
+func snapshotGone(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", small)
 	ref, sn := take(t, s, runID(1), g)
@@ -186,7 +260,115 @@ func snapshotGone(t *testing.T, p Platform) {
 	settle(t, s, second)
 }
 
-func identitiesStay(t *testing.T, p Platform) {
+// snapshotVanishes deletes the snapshot under a read, and before it is settled.
+func snapshotVanishes(t testing.TB, p Platform) {
+	s, _ := p.Source(t)
+	g := addGuest(t, p, "one", larger)
+	want := g.frozen()
+	ref, sn := take(t, s, runID(1), g)
+	g.write(t, 0, 0, bytes.Repeat([]byte{0xaa}, larger-1000)) // what the file holds when it is not frozen any more
+	d, deleted := sn.Disks()[0], false
+	got := make([]byte, larger)
+	err := d.Read(newContext(t), []hypervisor.Extent{{Length: larger}}, func(off int64, b []byte, n int64) error {
+		if !deleted {
+			deleted = true
+			p.DeleteSnapshot(t, ref)
+		}
+		copy(got[off:off+n], b)
+		return nil
+	})
+	if err == nil && !bytes.Equal(got, want[0]) {
+		t.Error("bytes came that are not the snapshot's, without an error")
+	}
+	if err := sn.Verify(newContext(t)); !problem.Has(err, hypervisor.SnapshotGone) {
+		t.Errorf("verify: %v, want the snapshot gone", err)
+	}
+	if _, err := s.Settle(newContext(t), ref); err != nil {
+		t.Errorf("settle what is gone: %v", err)
+	}
+	sweep(t, p)
+}
+
+// anchorsStay follows an anchor from its settled snapshot to its release.
+func anchorsStay(t testing.TB, p Platform) {
+	s, stop := p.Source(t)
+	g := addGuest(t, p, "one", small)
+	before := g.frozen()
+	ref, sn := take(t, s, runID(1), g)
+	since := sn.Disks()[0].Info().ChangeID
+	anchor, err := s.Settle(newContext(t), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := s.Settle(newContext(t), ref); err != nil || again != anchor {
+		t.Errorf("settled again: %+v, %v; was %+v", again, err, anchor)
+	}
+	if !p.Traits().Anchors {
+		if anchor != (hypervisor.Anchor{}) {
+			t.Errorf("the platform has no anchors, and one is %+v", anchor)
+		}
+		return
+	}
+	if anchor.Server != g.id || anchor.Run != runID(1) || anchor.ID == "" {
+		t.Errorf("the anchor is %+v", anchor)
+	}
+	stop()
+	restarted, _ := p.Source(t)
+	if _, anchors, err := restarted.Held(newContext(t)); err != nil || !slices.Equal(anchors, []hypervisor.Anchor{anchor}) {
+		t.Errorf("after a restart held are %+v, %v", anchors, err)
+	}
+	g.write(t, 0, 5000, []byte("behind the anchor"))
+	now := g.frozen()
+	ref, sn = take(t, restarted, runID(2), g)
+	told, err := changes(newContext(t), sn.Disks()[0], since)
+	if err != nil {
+		t.Fatalf("changes since the anchor: %v", err)
+	}
+	mustCover(t, "since the anchor", before[0], now[0], told)
+	if err := restarted.Release(newContext(t), anchor); err != nil {
+		t.Fatal(err)
+	}
+	if told, err := changes(newContext(t), sn.Disks()[0], since); err == nil && !covered(hypervisor.Extent{Length: small}, told) {
+		mustCover(t, "since a released anchor", before[0], now[0], told)
+	}
+	settle(t, restarted, ref)
+	if _, anchors, err := restarted.Held(newContext(t)); err != nil || slices.Contains(anchors, anchor) {
+		t.Errorf("after its release the anchor is still among %+v, %v", anchors, err)
+	}
+	sweep(t, p)
+}
+
+func disksComeAndGo(t testing.TB, p Platform) {
+	s, _ := p.Source(t)
+	g := addGuest(t, p, "one", small, larger)
+	snapshotIs := func(run int, want map[int][]byte, order ...int) (ids []hypervisor.DiskID, since []hypervisor.ChangeID) {
+		t.Helper()
+		ref, sn := take(t, s, runID(run), g)
+		if len(sn.Disks()) != len(order) {
+			t.Fatalf("run %d: the snapshot has %d disks, want %d", run, len(sn.Disks()), len(order))
+		}
+		for i, d := range sn.Disks() {
+			mustRead(t, d, want[order[i]])
+			ids, since = append(ids, d.Info().ID), append(since, d.Info().ChangeID)
+		}
+		settle(t, s, ref)
+		return ids, since
+	}
+	first, _ := snapshotIs(1, map[int][]byte{0: g.frozen()[0], 1: g.frozen()[1]}, 0, 1)
+	g.addDisk(t, small)
+	g.write(t, 2, 70_000, []byte("on the new disk"))
+	second, _ := snapshotIs(2, map[int][]byte{0: g.frozen()[0], 1: g.frozen()[1], 2: g.frozen()[2]}, 0, 1, 2)
+	if !slices.Equal(first, second[:2]) || slices.Contains(first, second[2]) {
+		t.Errorf("with a disk added the disks %v became %v", first, second)
+	}
+	p.RemoveDisk(t, g.id, 1)
+	third, _ := snapshotIs(3, map[int][]byte{0: g.frozen()[0], 2: g.frozen()[2]}, 0, 2)
+	if third[0] != second[0] || third[1] != second[2] {
+		t.Errorf("with the second disk removed the disks %v became %v", second, third)
+	}
+}
+
+func identitiesStay(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", small, larger)
 	ref, sn := take(t, s, runID(1), g)

@@ -37,7 +37,7 @@ func mustCover(t testing.TB, what string, before, after []byte, by []hypervisor.
 	}
 }
 
-func changesCover(t *testing.T, p Platform) {
+func changesCover(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", small, larger)
 	random := rand.New(rand.NewPCG(3, 3))
@@ -75,7 +75,7 @@ func changesCover(t *testing.T, p Platform) {
 	settle(t, s, ref)
 }
 
-func changesMany(t *testing.T, p Platform) {
+func changesMany(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	const size = 64 << 20
 	g := addGuest(t, p, "one", size)
@@ -96,7 +96,7 @@ func changesMany(t *testing.T, p Platform) {
 	settle(t, s, ref)
 }
 
-func changesFromNothing(t *testing.T, p Platform) {
+func changesFromNothing(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", larger)
 	now := g.frozen()
@@ -109,7 +109,7 @@ func changesFromNothing(t *testing.T, p Platform) {
 	settle(t, s, ref)
 }
 
-func trackingLost(t *testing.T, p Platform) {
+func trackingLost(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", small)
 	ref, sn := take(t, s, runID(1), g)
@@ -135,7 +135,33 @@ func trackingLost(t *testing.T, p Platform) {
 	settle(t, s, ref)
 }
 
-func diskGrows(t *testing.T, p Platform) {
+func trackingReverted(t testing.TB, p Platform) {
+	s, _ := p.Source(t)
+	g := addGuest(t, p, "one", small)
+	p.TakeForeign(t, g.id, "before the upgrade")
+	old := g.frozen()
+	g.write(t, 0, 4096, []byte("the upgrade"))
+	ref, sn := take(t, s, runID(1), g)
+	since := sn.Disks()[0].Info().ChangeID
+	settle(t, s, ref)
+	p.RevertToForeign(t, g.id, "before the upgrade")
+	g.setBack(old)
+	g.write(t, 0, 9000, []byte("another try"))
+	now := g.frozen()
+	ref, sn = take(t, s, runID(2), g)
+	d := sn.Disks()[0]
+	if told, err := changes(newContext(t), d, since); since != "" && err == nil {
+		t.Errorf("after a revert the changes since before it are told as %v", told)
+	} else if lost, ok := hypervisor.TrackingUnusable(err); p.Traits().ForeignReadable && (!ok || lost.Reason == "") {
+		t.Errorf("after a revert: %v; want tracking unusable with a reason", err)
+	}
+	if p.Traits().ForeignReadable {
+		mustRead(t, d, now[0])
+	}
+	settle(t, s, ref)
+}
+
+func diskGrows(t testing.TB, p Platform) {
 	s, _ := p.Source(t)
 	g := addGuest(t, p, "one", small)
 	ref, sn := take(t, s, runID(1), g)

@@ -57,7 +57,7 @@ type Stream struct {
 	listed   tally // and as the directory lists them
 	grains   tally // the grains seen
 	expected tally // and as the tables list them
-	sealed   bool  // a footer was seen
+	sealed   bool  // a footer has come
 	gd       int64 // sector of the directory seen behind the grains; 0: none
 
 	inflater Inflater
@@ -134,7 +134,7 @@ func (s *Stream) Raw() ([]byte, error) {
 	return p[grainHeader:], nil
 }
 
-// NewInflater makes an Inflater for the stream's grains.
+// NewInflater makes an Inflater for the stream's grains; any goroutine may call it.
 func (s *Stream) NewInflater() *Inflater { return &Inflater{grain: int(s.grain)} }
 
 // Grain is the current grain's bytes of the disk; valid until Next.
@@ -191,8 +191,6 @@ func (s *Stream) enter(sector uint64, packed int64) error {
 		return malformed("%s: the grain at sector %d of the stream is of sector %d, where the disk of %d sectors has none", streamFormat, at, sector, s.header.capacity)
 	case packed > s.maxPacked():
 		return malformed("%s: the grain at sector %d of the stream has %d bytes, more than any", streamFormat, at, packed)
-	case s.sealed:
-		return malformed("%s: a grain follows the footer, at sector %d of the stream", streamFormat, at)
 	}
 	off := int64(sector) * SectorSize
 	if off < s.next {

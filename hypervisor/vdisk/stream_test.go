@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"testing"
 	"testing/iotest"
@@ -19,11 +20,12 @@ import (
 type streamWriter struct {
 	bytes.Buffer
 	size   int64
-	header []byte
 	table  [hostedEntries]uint32 // of the grains since the last table
 	filled int64                 // the table's number
 	tables map[int64]uint32
 
+	grainSize  int64 // of the disk, 64 KiB unless set
+	overhead   int64 // sectors before the first grain, 128 unless set
 	descriptor string
 	keep       func(grain int64) bool // drops grains from the stream but not from the tables
 	pad        bool                   // the last grain to a whole one
@@ -51,7 +53,7 @@ func hostedHeader(version, flags uint32, sectors, grain, descriptor, length, dir
 }
 
 func (w *streamWriter) head(directory uint64) []byte {
-	return hostedHeader(3, flagNewlines|flagCompressed|flagMarkers, uint64(w.size/SectorSize), testGrain/SectorSize, 1, 20, directory, 128, 1)
+	return hostedHeader(3, flagNewlines|flagCompressed|flagMarkers, uint64(w.size/SectorSize), uint64(w.grainSize/SectorSize), 1, uint64(min(20, w.overhead-1)), directory, uint64(w.overhead), 1)
 }
 
 func (w *streamWriter) sector() uint32 { return uint32(w.Len() / SectorSize) }
@@ -97,24 +99,28 @@ func (w *streamWriter) flushTable() {
 // disk writes the whole stream of a disk.
 func (w *streamWriter) disk(disk []byte) []byte {
 	w.size, w.tables = int64(len(disk)), map[int64]uint32{}
+	if w.grainSize == 0 {
+		w.grainSize, w.overhead = testGrain, 128
+	}
 	w.Write(w.head(gdAtEnd))
 	if w.descriptor == "" {
 		w.descriptor = streamDescriptor
 	}
 	w.WriteString(w.descriptor)
-	w.Write(make([]byte, 128*SectorSize-w.Len()))
-	for off := int64(0); off < w.size; off += testGrain {
-		p := disk[off:min(w.size, off+testGrain)]
-		number := off / testGrain
+	w.Write(make([]byte, int(w.overhead)*SectorSize-w.Len()))
+	hole := make([]byte, w.grainSize)
+	for off := int64(0); off < w.size; off += w.grainSize {
+		p := disk[off:min(w.size, off+w.grainSize)]
+		number := off / w.grainSize
 		if number/hostedEntries != w.filled {
 			w.flushTable()
 			w.filled = number / hostedEntries
 		}
-		if zeros(p) {
+		if bytes.Equal(p, hole[:len(p)]) {
 			continue
 		}
 		if w.pad {
-			p = append(bytes.Clone(p), make([]byte, testGrain-len(p))...)
+			p = append(bytes.Clone(p), make([]byte, int(w.grainSize)-len(p))...)
 		}
 		w.table[number%hostedEntries] = w.sector()
 		if w.keep == nil || w.keep(number) {
@@ -122,7 +128,7 @@ func (w *streamWriter) disk(disk []byte) []byte {
 		}
 	}
 	w.flushTable()
-	tables := (w.size + testGrain*hostedEntries - 1) / (testGrain * hostedEntries)
+	tables := (w.size + w.grainSize*hostedEntries - 1) / (w.grainSize * hostedEntries)
 	directory := make([]byte, tables*4)
 	for number, sector := range w.tables {
 		binary.LittleEndian.PutUint32(directory[number*4:], sector)
@@ -146,18 +152,16 @@ func deflate(p []byte) []byte {
 }
 
 func TestStreamsOfQemuAreReadByteForByte(t *testing.T) {
-	random := content(3<<20, 9)
-	for i := range random {
-		random[i] = byte(i*i>>7 ^ i*2654435761>>13)
-	}
+	random := make([]byte, 3<<20)
+	rand.NewChaCha8([32]byte{}).Read(random)
 	for name, disk := range map[string][]byte{
 		"of one sector":                        content(512, 1),
 		"of one grain":                         content(testGrain, 2),
 		"of a grain and a sector":              content(testGrain+512, 3),
 		"that is all zeros":                    make([]byte, 5<<20),
 		"that nothing compresses":              random,
-		"with holes and an odd end":            content(40<<20+3*512, 4),
-		"with two tables and zeros at the end": append(content(33<<20, 5), make([]byte, 20<<20)...),
+		"with holes and an odd end":            content(10<<20+3*512, 4),
+		"with two tables and zeros at the end": append(sparse(33<<20, 5), make([]byte, 20<<20)...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			stream := read(t, vmdk(t, disk, "streamOptimized"))
@@ -166,15 +170,41 @@ func TestStreamsOfQemuAreReadByteForByte(t *testing.T) {
 				t.Fatal(err)
 			}
 			same(t, "disk", got, disk)
-			for short := range []int{1, 7, 500, 512, testGrain} {
-				if cut := len(stream) - 1 - short*SectorSize; cut > 0 && !zeros(stream[cut:]) {
-					if _, _, err := drain(bytes.NewReader(stream[:cut])); !errors.Is(err, io.ErrUnexpectedEOF) {
-						t.Errorf("cut to %d of %d bytes: %v", cut, len(stream), err)
+			for _, cut := range grainStarts(t, stream) {
+				for _, at := range []int64{cut, cut + 1} {
+					if _, _, err := drain(bytes.NewReader(stream[:at])); !errors.Is(err, io.ErrUnexpectedEOF) {
+						t.Errorf("cut to %d of %d bytes: %v", at, len(stream), err)
 					}
 				}
 			}
 		})
 	}
+}
+
+// grainStarts is where in a stream its first, fifth and last grains start.
+func grainStarts(t *testing.T, stream []byte) (starts []int64) {
+	t.Helper()
+	s, err := NewStream(bytes.NewReader(stream))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := int64(0)
+	for n := 0; ; n++ {
+		_, _, err := s.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last = s.at; n == 0 || n == 4 {
+			starts = append(starts, last)
+		}
+	}
+	if last > 0 {
+		starts = append(starts, last)
+	}
+	return starts
 }
 
 func TestAStreamOfADiskOfManyTablesIsReadWithoutItsHoles(t *testing.T) {
@@ -236,15 +266,15 @@ func TestAStreamOfADiskOfManyTablesIsReadWithoutItsHoles(t *testing.T) {
 }
 
 func TestStreamsWithTheirTablesBehindAreRead(t *testing.T) {
-	disk := content(70<<20+5*512, 7)
+	disk := sparse(33<<20+5*512, 7)
 	for name, w := range map[string]*streamWriter{
 		"as they come": {}, "with a padded last grain": {pad: true}, "with markers that do not count": {silent: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			stream := w.disk(disk)
-			got, _, err := drain(iotest.OneByteReader(bytes.NewReader(stream[:1<<20])))
+			got, _, err := drain(iotest.OneByteReader(bytes.NewReader(stream[:len(stream)/2])))
 			if !errors.Is(err, io.ErrUnexpectedEOF) {
-				t.Errorf("its first MiB: %v after %d bytes", err, len(got))
+				t.Errorf("its first half: %v after %d bytes", err, len(got))
 			}
 			got, _, err = drain(bytes.NewReader(stream))
 			if err != nil {
@@ -304,7 +334,7 @@ func TestGrainsThatNobodyAsksForAreNotInflated(t *testing.T) {
 }
 
 func TestGrainsCanBeInflatedElsewhere(t *testing.T) {
-	disk := content(8<<20+512, 12)
+	disk := content(3<<20+512, 12)
 	s, err := NewStream(bytes.NewReader(new(streamWriter).disk(disk)))
 	if err != nil {
 		t.Fatal(err)
@@ -349,7 +379,7 @@ func TestGrainsCanBeInflatedElsewhere(t *testing.T) {
 }
 
 func TestBrokenStreamsAreRefused(t *testing.T) {
-	disk := content(36<<20, 13)
+	disk := content(2<<20, 13)
 	good := new(streamWriter).disk(disk)
 	change := func(at int, p ...byte) func([]byte) []byte {
 		return func(s []byte) []byte { copy(s[at:], p); return s }
@@ -392,7 +422,7 @@ func TestBrokenStreamsAreRefused(t *testing.T) {
 		"a grain of too many bytes":                  le32(first+8, 2*testGrain+1),
 		"a grain of bytes beyond the address space":  le32(first+8, 1<<32-1),
 		"a grain twice":                              le64(second, 0),
-		"grains that descend":                        le64(first, 128*100),
+		"grains that descend":                        le64(first, 128*30),
 		"a grain that does not inflate":              change(first+grainHeader, 0xff, 0xff),
 		"a grain whose checksum is wrong":            change(first+grainHeader+int(binary.LittleEndian.Uint32(good[first+8:]))-1, good[first+grainHeader+int(binary.LittleEndian.Uint32(good[first+8:]))-1]^1),
 		"a grain too short": func(s []byte) []byte {
@@ -444,6 +474,57 @@ func TestBrokenStreamsAreRefused(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
+}
+
+func TestZeroGrainsThatTheTablesListNeedNotCome(t *testing.T) {
+	disk := content(2<<20, 13)
+	clear(disk[5*testGrain : 6*testGrain])
+	stream := new(streamWriter).disk(disk)
+	gd := int(binary.LittleEndian.Uint64(stream[len(stream)-2*SectorSize+56:])) * SectorSize
+	gt := int(binary.LittleEndian.Uint32(stream[gd:])) * SectorSize
+	binary.LittleEndian.PutUint32(stream[gt+5*4:], 1)
+	if _, _, err := drain(bytes.NewReader(stream)); !isFormatError(err) {
+		t.Errorf("without the flag: %v", err)
+	}
+	stream[8] |= flagZeroGrains
+	got, _, err := drain(bytes.NewReader(stream))
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "disk", got, disk)
+}
+
+func TestOnlyTheLastGrainMayBePadded(t *testing.T) {
+	const grain = 4096
+	for _, test := range []struct {
+		name      string
+		want, has int
+		ok        bool
+	}{
+		{"a whole grain", grain, grain, true},
+		{"a byte less", grain, grain - 1, false},
+		{"a byte more", grain, grain + 1, false},
+		{"twice the bytes", grain, 2 * grain, false},
+		{"a short last grain", 1024, 1024, true},
+		{"a padded last grain", 1024, grain, true},
+		{"a last grain padded in part", 1024, grain - 1, false},
+		{"a last grain padded beyond a grain", 1024, grain + 1, false},
+		{"a last grain with too little", 1024, 1023, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := content(int64(test.has), 1)
+			in, dst := &Inflater{grain: grain}, make([]byte, test.want)
+			for range 2 {
+				err := in.Inflate(dst, deflate(p))
+				if (err == nil) != test.ok || err != nil && !isFormatError(err) {
+					t.Fatalf("error %v", err)
+				}
+				if test.ok {
+					same(t, "grain", dst, p[:test.want])
+				}
+			}
+		})
+	}
 }
 
 func TestAStreamThatIsCutAnywhereFails(t *testing.T) {

@@ -130,8 +130,8 @@ func (d *direct) get(ctx context.Context, f *frozenFile, turn pass, ranges strin
 	}
 	defer leave()
 	q := request{ranges: ranges, first: s.limits.Idle, idle: s.limits.Idle, turn: turn}
-	for tickets := 0; ; {
-		refused, inSession := "", tickets == 0 && h.session(&q, f.hostURL)
+	for try, tickets := 1, 0; ; try++ {
+		refused, inSession := "", try == 1 && h.session(&q, f.hostURL)
 		answered := func(a *answer) error {
 			h.heard(inSession, a.StatusCode)
 			if refused = refusal(a, ranges); refused != "" {

@@ -11,19 +11,6 @@ import (
 	"skylift/internal/simulator/vcenter"
 )
 
-func TestAChainUnderAForeignSnapshotIsRefusedWithAReason(t *testing.T) {
-	p := newPlatform(t)
-	id := p.AddServer(t, "web", size)
-	p.TakeForeign(t, id, "before the upgrade")
-	s, _ := p.source(t, p.config())
-	ref := snapshot(t, s, "r1", id, hypervisor.QuiesceNever)
-	has(t, readFirst(t, s, ref), vsphere.DiskUnreadable)
-	must(t, s.Remove(t.Context(), ref))
-	if left := p.SnapshotNames(t); len(left) != 1 {
-		t.Errorf("snapshots are %q, want the foreign one", left)
-	}
-}
-
 // readFirst opens the snapshot and tells why its first disk cannot be read.
 func readFirst(t *testing.T, s *vsphere.Source, ref hypervisor.SnapshotRef) error {
 	t.Helper()

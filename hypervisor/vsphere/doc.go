@@ -12,7 +12,9 @@
 //   - create.go, remove.go and held.go are a snapshot's life.
 //   - open.go gives a snapshot's disks; areas.go asks change tracking (CBT)
 //     what changed; datastore.go finds the file of a frozen disk and ranges.go
-//     reads its bytes through the datastore's HTTPS folder.
+//     reads its bytes through the datastore's HTTPS folder. nbdkit.go reads
+//     them from an NBD server of the customer's (package nbd), whose exports
+//     nbdexport.go names.
 //   - check.go tells what stands in the way of a run; tracking.go switches
 //     change tracking on.
 //

@@ -6,7 +6,9 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -37,6 +39,8 @@ type platform struct {
 	names  map[hypervisor.ServerID]string
 	decide func(n int) sourcetest.Fate
 	calls  int
+	disks  map[hypervisor.ServerID][]*vcenter.Disk // of servers whose disks came or went
+	spoilt []*regexp.Regexp                        // files that nobody can read
 }
 
 func newPlatform(t testing.TB, change ...func(*vcenter.Config)) *platform {
@@ -62,8 +66,14 @@ func newPlatform(t testing.TB, change ...func(*vcenter.Config)) *platform {
 	return p
 }
 
-func (p *platform) fault(vcenter.Call) error {
+func (p *platform) fault(call vcenter.Call) error {
 	p.mu.Lock()
+	for _, files := range p.spoilt {
+		if call.Path != "" && files.MatchString(call.Path) {
+			p.mu.Unlock()
+			return vcenter.HTTPStatus(http.StatusForbidden)
+		}
+	}
 	decide := p.decide
 	p.calls++
 	n := p.calls
@@ -87,7 +97,7 @@ func (p *platform) Intercept(decide func(n int) sourcetest.Fate) {
 }
 
 func (p *platform) Traits() sourcetest.Traits {
-	return sourcetest.Traits{Quiesce: hypervisor.Quiesced, Calls: 100}
+	return sourcetest.Traits{Quiesce: hypervisor.Quiesced, ForeignReadable: true, Calls: 100}
 }
 
 // config is what a source of the simulated vCenter needs.
@@ -176,14 +186,81 @@ func (p *platform) RemoveServer(t testing.TB, id hypervisor.ServerID) {
 }
 
 func (p *platform) Write(t testing.TB, id hypervisor.ServerID, disk int, off int64, b []byte) {
-	if _, err := p.vm(t, id).Disk(disk).WriteAt(b, off); err != nil {
+	if _, err := p.disk(t, id, disk).WriteAt(b, off); err != nil {
 		t.Error(err)
 	}
 }
 
 func (p *platform) Grow(t testing.TB, id hypervisor.ServerID, disk int, size int64) {
 	t.Helper()
-	must(t, p.vm(t, id).Disk(disk).Grow(size))
+	must(t, p.disk(t, id, disk).Grow(size))
+}
+
+// disk is the disk of that index, whatever other disks came and went.
+func (p *platform) disk(t testing.TB, id hypervisor.ServerID, n int) *vcenter.Disk {
+	t.Helper()
+	vm := p.vm(t, id)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known := p.disks[id]; known != nil {
+		return known[n]
+	}
+	return vm.Disk(n)
+}
+
+// indexed returns the server's disks by their indexes, which stay from here on.
+func (p *platform) indexed(t testing.TB, id hypervisor.ServerID) []*vcenter.Disk {
+	t.Helper()
+	vm := p.vm(t, id)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.disks == nil {
+		p.disks = map[hypervisor.ServerID][]*vcenter.Disk{}
+	}
+	if p.disks[id] == nil {
+		p.disks[id] = vm.Disks()
+	}
+	return p.disks[id]
+}
+
+func (p *platform) AddDisk(t testing.TB, id hypervisor.ServerID, size int64) {
+	t.Helper()
+	disks := p.indexed(t, id)
+	added, err := p.vm(t, id).AddDisk(vcenter.DiskSpec{Size: size})
+	must(t, err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.disks[id] = append(disks, added)
+}
+
+func (p *platform) RemoveDisk(t testing.TB, id hypervisor.ServerID, disk int) {
+	t.Helper()
+	must(t, p.indexed(t, id)[disk].Remove())
+}
+
+func (p *platform) AddLeftOut(t testing.TB, id hypervisor.ServerID, size int64) string {
+	t.Helper()
+	vm := p.vm(t, id)
+	_, err := vm.AddDisk(vcenter.DiskSpec{Size: size, Mode: string(types.VirtualDiskModeIndependent_persistent)})
+	must(t, err)
+	return fmt.Sprintf("Hard disk %d", len(vm.Disks()))
+}
+
+// SpoilDisk refuses the files of the disk's chain and its place in exports.
+func (p *platform) SpoilDisk(t testing.TB, id hypervisor.ServerID, disk int) {
+	t.Helper()
+	name := regexp.QuoteMeta(p.vm(t, id).Name())
+	if disk > 0 {
+		name += fmt.Sprintf("_%d", disk)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.spoilt = append(p.spoilt, regexp.MustCompile(`/`+name+`[-.][^/]*$`), regexp.MustCompile(fmt.Sprintf(`/disk-%d\.vmdk$`, disk)))
+}
+
+func (p *platform) RevertToForeign(t testing.TB, id hypervisor.ServerID, name string) {
+	t.Helper()
+	must(t, p.vm(t, id).Revert(name))
 }
 
 func (p *platform) LoseTracking(t testing.TB, id hypervisor.ServerID) {

@@ -82,13 +82,18 @@ var (
 	}
 	DiskUnreadable = &problem.Kind{
 		Code:  "vsphere-disk-unreadable",
-		Title: "the frozen disk cannot be read as one file of its datastore",
-		Hint:  "Remove other snapshots and consolidate the virtual machine, and keep its disks on VMFS or NFS datastores; what exactly is in the way stands in the cause",
+		Title: "the frozen disk cannot be read from the files of its datastore",
+		Hint:  "Keep the virtual machine's disks as ordinary files on VMFS or NFS datastores; what exactly is in the way stands in the cause, and where it is another snapshot, consolidating the virtual machine removes it",
 	}
 	ReadRefused = &problem.Kind{
 		Code:  "vsphere-read-refused",
 		Title: "the datastore does not give the asked part of the disk file",
 		Hint:  "The file may be locked by its host (running virtual machines on VMFS), or a proxy may cut range requests; the cause has the answer",
+	}
+	NBDRefused = &problem.Kind{
+		Code:  "vsphere-nbd-refused",
+		Title: "the NBD server does not give the frozen disk",
+		Hint:  "Check nbd.url and the certificates in the connector's settings, and that the NBD server has one export for each disk of a snapshot; the cause has its answer",
 	}
 	ReadFailed = &problem.Kind{
 		Code:  "vsphere-read-failed",

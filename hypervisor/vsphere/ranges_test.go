@@ -24,26 +24,37 @@ import (
 	"skylift/internal/secret"
 )
 
-// folder serves one file the way a datastore does, over connections in memory
+// folder serves files the way a datastore does, over connections in memory
 // so that time can be simulated around it.
 type folder struct {
 	content []byte
+	files   map[string][]byte // by path; nil: content is the only one
 	// odd may answer the n-th request itself, counted from 1.
 	odd func(n int, w http.ResponseWriter, r *http.Request) bool
 
 	mu       sync.Mutex
 	requests []string
+	paths    []string
 }
 
 func (f *folder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	f.requests = append(f.requests, r.Header.Get("Range"))
+	f.paths = append(f.paths, r.URL.Path)
 	n := len(f.requests)
 	f.mu.Unlock()
 	if f.odd != nil && f.odd(n, w, r) {
 		return
 	}
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(f.content))
+	content, ok := f.content, true
+	if f.files != nil {
+		content, ok = f.files[r.URL.Path]
+	}
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
 }
 
 func (f *folder) asked() []string {

@@ -178,8 +178,8 @@ var rules = []rule{
 	{
 		says:    "helpers of tests stay in tests",
 		because: "package testing registers flags and stops goroutines in its own way: no binary of the product carries it",
-		from:    everyone, except: []string{"./internal/need", "./internal/proxytest", "./staging/stagingtest", "./hypervisor/sourcetest", "./internal/simulator/..."},
-		to: []string{"testing/...", "./internal/need", "./internal/proxytest", "./staging/stagingtest", "./hypervisor/sourcetest"}, testsMay: true,
+		from:    everyone, except: []string{"./internal/need", "./internal/proxytest", "./staging/stagingtest", "./hypervisor/sourcetest", "./hypervisor/vsphere/nbd/nbdtest", "./internal/simulator/..."},
+		to: []string{"testing/...", "./internal/need", "./internal/proxytest", "./staging/stagingtest", "./hypervisor/sourcetest", "./hypervisor/vsphere/nbd/nbdtest"}, testsMay: true,
 	},
 	{
 		says:    "the connector's binary carries no SQL, EC2, versitygw or simulator",

@@ -134,15 +134,25 @@ func openVSphere(ctx context.Context, dir string, v config.VSphere, proxy dial.P
 	if err := settings.Validate(); err != nil {
 		return fail(err)
 	}
+	// What vCenter's certificate is pinned to says nothing about its hosts.
+	hostSettings := settings
+	hostSettings.Fingerprint = ""
+	over := func(s dial.Settings) func(*http.Transport) {
+		return func(t *http.Transport) {
+			if _, err := dial.Over(t, s); err != nil {
+				log.WithError(err).Error("the settings for reaching vSphere were not taken")
+			}
+		}
+	}
+	nbd, err := nbdServer(v.NBD, proxy)
+	if err != nil {
+		return fail(err)
+	}
 	source, err := vsphere.New(vsphere.Config{
-		URL: v.URL, User: v.User, Password: password, Log: log,
+		NBD: nbd, URL: v.URL, User: v.User, Password: password, Log: log,
 		// Names of snapshots take letters and digits only.
 		Installation: strings.ReplaceAll(installation, "-", ""),
-		Customize: func(t *http.Transport) {
-			if _, err := dial.Over(t, settings); err != nil {
-				log.WithError(err).Error("the settings for reaching the vCenter were not taken")
-			}
-		},
+		Customize:    over(settings), CustomizeHost: over(hostSettings),
 	})
 	if err != nil {
 		return fail(err)

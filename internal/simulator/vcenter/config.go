@@ -33,6 +33,10 @@ type Config struct {
 	// on what is below it. The operations that need them fail as well.
 	Denied []string
 
+	// LeaseTimeout is how long an export's lease lives without a report of
+	// progress; default 5 minutes. Clients see it rounded up to seconds.
+	LeaseTimeout time.Duration
+
 	// NoHostListeners leaves hosts without HTTPS of their own; their names then
 	// lead nowhere, as where a firewall keeps clients from them.
 	NoHostListeners bool
@@ -136,12 +140,25 @@ type DiskSpec struct {
 type Quirks struct {
 	// QuiesceFails fails snapshots that ask for a quiesced guest.
 	QuiesceFails bool
+	// SnapshotTakes is how long a snapshot's task runs before the disks are
+	// frozen, ConsolidationTakes how long one runs that removes snapshots,
+	// after they have left the tree and before their files are merged. See
+	// VM.Hurry.
+	SnapshotTakes, ConsolidationTakes time.Duration
 	// ConsolidationNeeded has removed snapshots leave their delta files
 	// behind and runtime.consolidationNeeded set, until ConsolidateVMDisks.
 	ConsolidationNeeded bool
 	// FlatLocked has /folder refuse even frozen files while the server runs,
 	// as ESXi does where the file system's locks forbid it.
 	FlatLocked bool
+	// ExportFails has ExportSnapshot and ExportVm answer InvalidState.
+	ExportFails bool
+	// ExportAlone has them answer TaskInProgress while another lease on the
+	// server is held.
+	ExportAlone bool
+	// ExportReversed lists the disks of a lease in reverse, and numbers their
+	// files so: only the keys tell which is which.
+	ExportReversed bool
 	// SeSparseBackings shows disks with SEsparse deltas, and all that is below
 	// these, as VirtualDiskSeSparseBackingInfo; otherwise every chain is made of
 	// VirtualDiskFlatVer2BackingInfo, which tells of deltas by its format and
@@ -223,6 +240,9 @@ func (c Config) withDefaults() Config {
 	c.Datastores = stores
 	if c.AreasPerPage <= 0 {
 		c.AreasPerPage = 2000
+	}
+	if c.LeaseTimeout <= 0 {
+		c.LeaseTimeout = 5 * time.Minute
 	}
 	if c.Log == nil {
 		log := logrus.New()

@@ -15,7 +15,7 @@ type Disk struct {
 	vm *VM
 	v  *volume
 
-	// Never change.
+	// Never change, but for spec.Datastore, which world guards.
 	spec       DiskSpec
 	key        int32
 	controller int32 // key

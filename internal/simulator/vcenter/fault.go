@@ -17,11 +17,14 @@ import (
 //   - The task that such a call started: the same with Task set. A SOAP call
 //     that is refused starts none; a task that is refused fails without effect.
 //   - A request for a file: Method is "GET /folder" or "HEAD /folder", Path the
-//     file's path in its datastore.
+//     file's path in its datastore, Host the name of the host that is asked
+//     directly. For an exported disk it is "GET /nfc", and Path is
+//     <ticket>/disk-0.vmdk.
+//   - An export that gets ready: Method is that of the call, with Task set.
 //
 // The answer nil lets it pass. A SOAPFault, an HTTPStatus, ErrDropped, DropAfter and
 // ErrAnswerLost fail it in their ways; any other error is a SystemError fault, and
-// status 500 on /folder.
+// status 500 on /folder and /nfc.
 type Call struct {
 	Context context.Context // ends when the client goes away or the simulator closes
 	Method  string

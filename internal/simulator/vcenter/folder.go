@@ -26,9 +26,8 @@ func (s *Server) serveFolder(w http.ResponseWriter, r *http.Request, h *Host) {
 	if w == nil {
 		return
 	}
-	done, admitted := s.admit(w, r, h)
-	defer done()
-	if !admitted {
+	defer s.sessions.use(r)()
+	if !s.admit(w, r, h) {
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -95,24 +94,20 @@ func (s *Server) arriveFile(w http.ResponseWriter, r *http.Request, call Call) h
 	return w
 }
 
-// admit says whether the client may have files, and answers where not. What lets
-// it in is in use until done.
-func (s *Server) admit(w http.ResponseWriter, r *http.Request, h *Host) (done func(), ok bool) {
-	done = func() {}
-	if h == nil {
-		done, ok = s.authorized(r)
-		ok = ok || s.cfg.Standalone && s.places.hosts[0].ticketed(w, r)
-	} else if h.lockdown() {
+// admit says whether the client may have files, and answers where not.
+func (s *Server) admit(w http.ResponseWriter, r *http.Request, h *Host) bool {
+	switch {
+	case h == nil && (s.authorized(r) || s.cfg.Standalone && s.places.hosts[0].ticketed(w, r)):
+		return true
+	case h != nil && h.lockdown():
 		http.Error(w, "the host is in lockdown mode", http.StatusForbidden)
-		return done, false
-	} else {
-		ok = h.ticketed(w, r)
+		return false
+	case h != nil && h.ticketed(w, r):
+		return true
 	}
-	if !ok {
-		w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
-		http.Error(w, "not authorized", http.StatusUnauthorized)
-	}
-	return done, ok
+	w.Header().Set("WWW-Authenticate", `Basic realm="VMware HTTP server"`)
+	http.Error(w, "not authorized", http.StatusUnauthorized)
+	return false
 }
 
 // hostOf is the host of the server that a file belongs to; nil where none does.

@@ -37,6 +37,9 @@ type Host struct {
 	locked  bool // in lockdown mode
 }
 
+// Hosts lists the hosts in the order of the configuration.
+func (s *Server) Hosts() []*Host { return slices.Clone(s.places.hosts) }
+
 // Host returns a host by its name, nil where there is none.
 func (s *Server) Host(name string) *Host {
 	for _, h := range s.places.hosts {
@@ -46,6 +49,9 @@ func (s *Server) Host(name string) *Host {
 	}
 	return nil
 }
+
+// Name is the host's name in the inventory.
+func (h *Host) Name() string { return h.obj.Name }
 
 // name is empty for the nil host, which is vCenter.
 func (h *Host) name() string {
@@ -152,6 +158,7 @@ func (h *Host) listen(address string) error {
 func (h *Host) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/folder/", func(w http.ResponseWriter, r *http.Request) { h.s.serveFolder(w, r, h) })
+	mux.HandleFunc("/nfc/", func(w http.ResponseWriter, r *http.Request) { h.s.serveNFC(w, r, h) })
 	return h.s.counted(mux)
 }
 

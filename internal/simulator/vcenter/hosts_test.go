@@ -393,3 +393,41 @@ func withUser(s *Server) *url.URL {
 	u.User = url.UserPassword(s.User, s.Password)
 	return &u
 }
+
+func TestASessionIsNotIdleWhileACallWaits(t *testing.T) {
+	clock := newClock()
+	waits := make(chan struct{}, 1)
+	cfg := one(DiskSpec{Size: mib})
+	cfg.Now, cfg.SessionTimeout = clock.now, time.Minute
+	cfg.Fault = func(c Call) error {
+		if c.Method == "WaitForUpdatesEx" {
+			waits <- struct{}{}
+		}
+		return nil
+	}
+	s := start(t, cfg)
+	w := watch(t, login(t, s), narrow())
+	set, err := w.wait(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.version = set.Version
+	<-waits
+	said := make(chan error, 1)
+	go func() {
+		_, err := w.wait(t.Context(), nil)
+		said <- err
+	}()
+	<-waits
+	clock.pass(time.Hour)
+	if err := s.VM("web").Rename("www"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-said; err != nil {
+		t.Errorf("the waiting call ended with %v", err)
+	}
+	clock.pass(time.Minute + time.Second)
+	if _, err := w.wait(t.Context(), nil); !faultOf[types.NotAuthenticated](err) {
+		t.Errorf("the idle session: %v", err)
+	}
+}

@@ -134,6 +134,7 @@ func (s *Server) RemoveServer(name string) error {
 	defer vm.op.Unlock()
 	s.world.Lock()
 	defer s.world.Unlock()
+	vm.breakLeases(func(*lease) bool { return true }, "The server that is exported was removed.")
 	ref := vm.obj.Self
 	delete(s.vms, ref)
 	delete(s.dirs, vm.dir)

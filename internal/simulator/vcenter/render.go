@@ -22,7 +22,7 @@ func (vm *VM) render() {
 		boot = o.Config.CreateDate
 	}
 	o.Name, o.ResourcePool = spec.Name, &pool
-	o.DisabledMethod = vm.disabled
+	o.DisabledMethod, o.RecentTask = vm.disabled, vm.recent
 	o.Config = vm.config(vm.disks, vm.live)
 	o.Config.CreateDate = boot
 	o.Runtime = types.VirtualMachineRuntimeInfo{
@@ -58,7 +58,7 @@ func (vm *VM) render() {
 // the states that backing knows.
 func (vm *VM) config(disks []*Disk, state func(*Disk) diskState) *types.VirtualMachineConfigInfo {
 	spec := vm.spec
-	dir := fmt.Sprintf("[%s] %s/", vm.s.cfg.Datastores[0].Name, vm.dir)
+	dir := fmt.Sprintf("[%s] %s/", vm.home, vm.dir)
 	c := &types.VirtualMachineConfigInfo{
 		Name: spec.Name, Uuid: spec.UUID, InstanceUuid: spec.InstanceUUID,
 		Version: fmt.Sprintf("vmx-%02d", spec.HardwareVersion), Firmware: spec.Firmware,
@@ -283,9 +283,8 @@ func (vm *VM) renderFiles(o *mo.VirtualMachine) {
 		})
 		return key
 	}
-	home := vm.s.cfg.Datastores[0].Name
-	add(home, path.Join(vm.dir, vm.dir+".vmx"), "config", 4<<10)
-	o.Datastore = []types.ManagedObjectReference{vm.s.places.datastores[home].Self}
+	add(vm.home, path.Join(vm.dir, vm.dir+".vmx"), "config", 4<<10)
+	o.Datastore = []types.ManagedObjectReference{vm.s.places.datastores[vm.home].Self}
 	var committed, provisioned int64
 	for _, d := range vm.disks {
 		d.v.mu.RLock()

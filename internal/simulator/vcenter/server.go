@@ -47,8 +47,10 @@ type Server struct {
 	vms    map[types.ManagedObjectReference]*VM
 	dirs   map[string]*VM // by the folder of its files
 	denied []denial
-	next   atomic.Int64 // counts references given out
-	recent []types.ManagedObjectReference
+	leases map[string]*lease // by their ticket
+	ended  []*lease          // some of them, the oldest first
+	next   atomic.Int64      // counts references given out
+	recent []*task
 	places places
 
 	revisions revisions
@@ -70,7 +72,7 @@ func Start(cfg Config) (*Server, error) {
 	s := &Server{
 		User: cfg.User, Password: cfg.Password, cfg: cfg, log: cfg.Log,
 		serving: make(chan error, 1), closing: make(chan struct{}),
-		vms: map[types.ManagedObjectReference]*VM{}, dirs: map[string]*VM{}, revisions: newRevisions(),
+		vms: map[types.ManagedObjectReference]*VM{}, dirs: map[string]*VM{}, leases: map[string]*lease{}, revisions: newRevisions(),
 		denied: parseDenials(cfg.Denied), slowness: slowness{Latency: cfg.Latency},
 		tickets:  tickets{how: cfg.Tickets, open: map[string]ticket{}, sessions: map[string]*Host{}},
 		sessions: newSessions(cfg), record: newRecord(), buffers: newBuffers(),
@@ -190,6 +192,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc(s.URL.Path, s.serveSDK)
 	mux.HandleFunc(s.URL.Path+"/vimServiceVersions.xml", s.service.ServiceVersions)
 	mux.HandleFunc("/folder/", func(w http.ResponseWriter, r *http.Request) { s.serveFolder(w, r, nil) })
+	mux.HandleFunc("/nfc/", func(w http.ResponseWriter, r *http.Request) { s.serveNFC(w, r, nil) })
 	return s.counted(mux)
 }
 

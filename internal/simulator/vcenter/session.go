@@ -60,18 +60,23 @@ func (s *sessions) alive(id string) bool {
 	return s.live[id] != nil
 }
 
-// use says whether the request has a session, which is not idle until done.
-func (s *sessions) use(r *http.Request) (done func(), ok bool) {
+func (s *sessions) valid(r *http.Request) bool {
+	cookie, err := r.Cookie(soap.SessionCookieName)
+	return err == nil && s.alive(cookie.Value)
+}
+
+// use keeps the request's session from being idle until done.
+func (s *sessions) use(r *http.Request) (done func()) {
 	cookie, err := r.Cookie(soap.SessionCookieName)
 	if err != nil {
-		return func() {}, false
+		return func() {}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expire()
 	one, ok := s.live[cookie.Value]
 	if !ok {
-		return func() {}, false
+		return func() {}
 	}
 	one.running++
 	return func() {
@@ -79,7 +84,7 @@ func (s *sessions) use(r *http.Request) (done func(), ok bool) {
 		defer s.mu.Unlock()
 		one.running--
 		one.used = s.now()
-	}, true
+	}
 }
 
 func (s *sessions) end(r *http.Request) {
@@ -109,14 +114,13 @@ func (s *Server) cookie(ctx *simulator.Context) string {
 	return ""
 }
 
-// authorized says whether a file request brings a session or the password. The
-// session is not idle until done.
-func (s *Server) authorized(r *http.Request) (done func(), ok bool) {
-	if done, ok := s.sessions.use(r); ok {
-		return done, true
+// authorized says whether a file request brings a session or the password.
+func (s *Server) authorized(r *http.Request) bool {
+	if s.sessions.valid(r) {
+		return true
 	}
 	user, password, ok := r.BasicAuth()
-	return func() {}, ok && user == s.User && subtle.ConstantTimeCompare([]byte(password), []byte(s.Password)) == 1
+	return ok && user == s.User && subtle.ConstantTimeCompare([]byte(password), []byte(s.Password)) == 1
 }
 
 // loginWriter notes the session of an answer to Login before the client sees it.

@@ -73,6 +73,9 @@ func (vm *VM) createSnapshot(name, description string, memory, quiesce bool) (an
 	if err := vm.snapshotPossible(quiesce); err != nil {
 		return nil, err
 	}
+	if err := vm.takes(vm.quirks.SnapshotTakes); err != nil {
+		return nil, err
+	}
 	snap := &snapshot{
 		parent: vm.current, name: name, description: description, created: *now(),
 		quiesced: quiesce, memory: memory, power: types.VirtualMachinePowerStatePoweredOff,
@@ -171,6 +174,12 @@ func (vm *VM) removeSnapshots(list []*snapshot) error {
 		}
 	}
 	leave := vm.quirks.ConsolidationNeeded
+	if vm.quirks.ConsolidationTakes > 0 && !leave {
+		vm.publish(func() { vm.forget(list...) })
+		if err := vm.takes(vm.quirks.ConsolidationTakes); err != nil {
+			return err
+		}
+	}
 	left := false
 	for _, d := range slices.Concat(vm.disks, vm.detached) {
 		d.v.mu.Lock()
@@ -187,9 +196,8 @@ func (vm *VM) removeSnapshots(list []*snapshot) error {
 	}
 	var err error
 	vm.publish(func() {
-		for _, snap := range list {
-			vm.forget(snap)
-		}
+		vm.forget(list...)
+		vm.breakLeases(func(l *lease) bool { return slices.Contains(list, l.snap) }, "The snapshot that is exported was removed.")
 		vm.stun()
 		vm.consolidation = left
 		err = vm.retireDetached()
@@ -197,8 +205,18 @@ func (vm *VM) removeSnapshots(list []*snapshot) error {
 	return err
 }
 
-// forget takes a snapshot out of the tree: its children become its parent's.
-func (vm *VM) forget(gone *snapshot) {
+// forget takes snapshots out of the tree; those that left it already may be
+// among them.
+func (vm *VM) forget(list ...*snapshot) {
+	for _, snap := range list {
+		if slices.Contains(vm.snapshots, snap) {
+			vm.forgetOne(snap)
+		}
+	}
+}
+
+// forgetOne makes a snapshot's children its parent's.
+func (vm *VM) forgetOne(gone *snapshot) {
 	vm.snapshots = slices.DeleteFunc(slices.Clone(vm.snapshots), func(s *snapshot) bool { return s == gone })
 	for _, snap := range vm.snapshots {
 		if snap.parent == gone {
@@ -225,6 +243,9 @@ func (vm *VM) below(top *snapshot) []*snapshot {
 // consolidateDisks merges what removed snapshots left behind. It runs as a task.
 func (vm *VM) consolidateDisks() error {
 	if err := vm.gone(); err != nil {
+		return err
+	}
+	if err := vm.takes(vm.quirks.ConsolidationTakes); err != nil {
 		return err
 	}
 	for _, d := range vm.disks {

@@ -40,6 +40,7 @@ func (s *Server) serveSDK(w http.ResponseWriter, r *http.Request) {
 	if !s.pause(r.Context(), s.callLatency()) {
 		panic(http.ErrAbortHandler)
 	}
+	defer s.sessions.use(r)()
 	err = s.arrive(r.Context(), Call{Method: method, Object: object})
 	var status HTTPStatus
 	var after DropAfter
@@ -55,10 +56,8 @@ func (s *Server) serveSDK(w http.ResponseWriter, r *http.Request) {
 		writeFault(w, asSOAP(err))
 		return
 	}
-	done, known := s.sessions.use(r)
-	defer done()
 	switch {
-	case !known && !slices.Contains(withoutSession(), method):
+	case !s.sessions.valid(r) && !slices.Contains(withoutSession(), method):
 		writeFault(w, notAuthenticated(object))
 	case method == "Login" && s.sessions.full():
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -219,11 +218,13 @@ func supported(kind, method string) bool {
 		methods = "FindByInventoryPath FindChild FindAllByUuid"
 	case "VirtualMachine":
 		methods = "CreateSnapshot_Task CreateSnapshotEx_Task RemoveAllSnapshots_Task RevertToCurrentSnapshot_Task" +
-			" ConsolidateVMDisks_Task ReconfigVM_Task QueryChangedDiskAreas PowerOnVM_Task PowerOffVM_Task ShutdownGuest"
+			" ConsolidateVMDisks_Task ReconfigVM_Task QueryChangedDiskAreas ExportVm PowerOnVM_Task PowerOffVM_Task ShutdownGuest"
 	case "Task":
 		methods = "CancelTask"
 	case "VirtualMachineSnapshot":
-		methods = "RemoveSnapshot_Task RevertToSnapshot_Task"
+		methods = "RemoveSnapshot_Task RevertToSnapshot_Task ExportSnapshot"
+	case "HttpNfcLease":
+		methods = "HttpNfcLeaseProgress HttpNfcLeaseComplete HttpNfcLeaseAbort"
 	}
 	return slices.Contains(strings.Fields(methods), method)
 }

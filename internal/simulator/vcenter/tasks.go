@@ -3,6 +3,9 @@ package vcenter
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -15,6 +18,7 @@ import (
 type task struct {
 	mo.Task
 	worldLocked
+	vm *VM
 }
 
 // CancelTask refuses: the tasks that are modeled cannot be canceled.
@@ -36,7 +40,7 @@ const keepTasks = 500 // finished ones; vCenter keeps them for ten minutes
 // holds world for reading.
 func (vm *VM) run(method string, f func() (result any, err error)) types.ManagedObjectReference {
 	s := vm.s
-	t := &task{}
+	t := &task{vm: vm}
 	t.Self = s.reference("Task", "task")
 	entity, name, start := vm.obj.Self, vm.spec.Name, now()
 	t.Info = types.TaskInfo{
@@ -48,7 +52,10 @@ func (vm *VM) run(method string, f func() (result any, err error)) types.Managed
 		s.world.Lock()
 		defer s.world.Unlock()
 		s.model.Map().Put(t)
-		s.keep(t.Self)
+		vm.recent = append(slices.Clone(vm.recent), t.Self)
+		vm.obj.RecentTask = vm.recent
+		s.revisions.touch(vm.obj.Self)
+		s.keep(t)
 	})
 	s.running.Add(1) // the SOAP call is counted too, so that Close is not past its waiting
 	go func() {
@@ -62,9 +69,14 @@ func (vm *VM) work(t *task, method string, f func() (any, error)) {
 	vm.op.Lock()
 	defer vm.op.Unlock()
 	err := vm.s.arrive(context.Background(), Call{Method: method, Object: vm.obj.Self, Task: true})
+	if err == nil {
+		err = vm.leased()
+	}
 	var result any
 	if err == nil {
+		vm.task = t
 		result, err = f()
+		vm.task = nil
 	}
 	vm.s.world.Lock()
 	defer vm.s.world.Unlock()
@@ -80,13 +92,75 @@ func (vm *VM) work(t *task, method string, f func() (any, error)) {
 }
 
 // keep forgets the oldest task when there are many. The caller holds world.
-func (s *Server) keep(ref types.ManagedObjectReference) {
-	s.recent = append(s.recent, ref)
+func (s *Server) keep(t *task) {
+	s.recent = append(s.recent, t)
 	if len(s.recent) <= keepTasks {
 		return
 	}
-	s.model.Map().Remove(s.context(), s.recent[0])
+	old := s.recent[0]
 	s.recent = s.recent[1:]
+	s.model.Map().Remove(s.context(), old.Self)
+	old.vm.recent = slices.DeleteFunc(slices.Clone(old.vm.recent), func(r types.ManagedObjectReference) bool { return r == old.Self })
+	old.vm.obj.RecentTask = old.vm.recent
+	s.revisions.touch(old.vm.obj.Self)
+}
+
+// progressSteps is how often a slow task tells how far it is.
+const progressSteps = 20
+
+// takes lets time pass while a task runs, which shows its progress. What the
+// server's owner does takes none. The caller holds op, and nothing else.
+func (vm *VM) takes(d time.Duration) error {
+	t := vm.task
+	if d <= 0 || t == nil {
+		return nil
+	}
+	hurry := vm.waits.begin()
+	defer vm.waits.end()
+	for step := range progressSteps {
+		vm.s.world.Lock()
+		info := t.Info
+		info.Progress = int32(1 + step*100/progressSteps)
+		t.Info = info
+		vm.s.revisions.touch(t.Self)
+		vm.s.world.Unlock()
+		if vm.s.pause(hurry, d/progressSteps) {
+			continue
+		}
+		if hurry.Err() != nil {
+			return nil
+		}
+		return SOAPFault{&types.RequestCanceled{}, "The simulator is being closed."}
+	}
+	return nil
+}
+
+// Hurry lets what the server is busy with, by Quirks.SnapshotTakes or
+// ConsolidationTakes, end at once. Without such a task it does nothing.
+func (vm *VM) Hurry() { vm.waits.end() }
+
+// waits is the wait of a server's task: there is one at a time.
+type waits struct {
+	mu     sync.Mutex
+	cancel context.CancelFunc // nil while there is none
+}
+
+// begin starts a wait, which is over when the context is done.
+func (w *waits) begin() context.Context {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel = cancel
+	return ctx
+}
+
+func (w *waits) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.cancel != nil {
+		w.cancel()
+		w.cancel = nil
+	}
 }
 
 // publish runs f under world and shows the VM's new state to clients.

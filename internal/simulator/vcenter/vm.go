@@ -15,15 +15,19 @@ import (
 
 // VM is a server of the simulated vCenter, as a test sees it.
 type VM struct {
-	s  *Server
-	op sync.Mutex // one operation at a time; taken before world
+	s     *Server
+	op    sync.Mutex // one operation at a time; taken before world
+	waits waits
+	task  *task // that holds op
 
 	// Guarded by world.
 	spec          ServerSpec
 	obj           *machine
 	host          *Host
 	connection    types.VirtualMachineConnectionState
-	dir           string // of its files, which a rename does not move
+	dir           string                         // of its files, which a rename does not move
+	home          string                         // the datastore of its configuration
+	recent        []types.ManagedObjectReference // tasks
 	disks         []*Disk
 	detached      []*Disk // removed, and still part of snapshots
 	made          int     // disks ever made: files are not named twice
@@ -34,7 +38,8 @@ type VM struct {
 	trackedLate   bool // it was set while there were snapshots
 	quirks        Quirks
 	disabled      []string
-	consolidation bool // runtime.consolidationNeeded
+	consolidation bool     // runtime.consolidationNeeded
+	leases        []*lease // that are held
 }
 
 // machine is the managed object of a VM. Its methods are what clients can call.
@@ -47,7 +52,7 @@ type machine struct {
 func (s *Server) newVM(spec ServerSpec, dir string, folder *simulator.Folder) (*VM, error) {
 	spec.ExtraConfig = maps.Clone(spec.ExtraConfig)
 	vm := &VM{
-		s: s, spec: spec, dir: dir, tracked: spec.ChangeTracking, quirks: spec.Quirks,
+		s: s, spec: spec, dir: dir, home: s.cfg.Datastores[0].Name, tracked: spec.ChangeTracking, quirks: spec.Quirks,
 		connection: types.VirtualMachineConnectionStateConnected,
 	}
 	vm.host = s.places.hosts[int(s.next.Load())%len(s.places.hosts)]
@@ -157,6 +162,7 @@ func (vm *VM) SetPower(state types.VirtualMachinePowerState) error {
 
 func (vm *VM) setPower(state types.VirtualMachinePowerState) {
 	if vm.spec.Power != types.VirtualMachinePowerStatePoweredOn && state == types.VirtualMachinePowerStatePoweredOn {
+		vm.breakLeases(func(l *lease) bool { return l.snap == nil }, "The server that is exported was switched on.")
 		vm.stun() // disks are opened
 	}
 	vm.spec.Power = state
