@@ -237,7 +237,7 @@ func (f *finder) file(ctx context.Context, at object.DatastorePath) (*frozenFile
 // small reads a small file whole.
 func (f *frozenFile) small(ctx context.Context, limit int64) (text []byte, err error) {
 	err = f.retry(ctx, newBudget(readTries, readLimit), func() error {
-		return f.get(ctx, "", func(a *answer) (err error) {
+		return f.get(ctx, "", f.direct.usable(), func(a *answer) (err error) {
 			if a.StatusCode != http.StatusOK {
 				return statusError(a.Response)
 			}
@@ -256,7 +256,7 @@ func (f *frozenFile) small(ctx context.Context, limit int64) (text []byte, err e
 // that its host has locked stays so: few attempts are enough.
 func (f *frozenFile) probe(ctx context.Context, want hypervisor.Extent) error {
 	err := f.retry(ctx, newBudget(4, readLimit), func() error {
-		return f.get(ctx, rangeHeader(want), func(a *answer) (err error) {
+		return f.get(ctx, rangeHeader(want), f.direct.usable(), func(a *answer) (err error) {
 			if a.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 				return DiskUnreadable.New(statusError(a.Response), "%s has less than %d bytes", f.name, want.End())
 			}

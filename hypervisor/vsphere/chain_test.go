@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 
@@ -161,8 +162,24 @@ func TestADiskTellsWhatItSharesWithOthers(t *testing.T) {
 	c.Limits = vsphere.Limits{HostDisks: 3, DatastoreDisks: 5}
 	s, _ := p.source(t, c)
 	got := open(t, s, snapshot(t, s, "r1", g.id, hypervisor.QuiesceNever)).Disks()[0].Info().Shares
-	want := []hypervisor.Share{{Kind: "host", Name: "esx-1.example.com", Of: "disks", Limit: 3}, {Kind: "datastore", Name: "datastore1", Of: "disks", Limit: 5}}
+	want := []hypervisor.Share{{Kind: "host", Name: "esx-1.example.com", Of: "disks read at once", Limit: 3}, {Kind: "datastore", Name: "datastore1", Of: "disks read at once", Limit: 5}}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
+}
+
+// TestAStandaloneHostGivesItsFilesItself has no vCenter to ask for tickets.
+func TestAStandaloneHostGivesItsFilesItself(t *testing.T) {
+	p := newPlatform(t, func(c *vcenter.Config) { c.Standalone = true })
+	id := p.add(t, vcenter.ServerSpec{Name: "web", ChangeTracking: true, Disks: []vcenter.DiskSpec{{Size: size}}})
+	g := &guest{p, id, make([]byte, size), rand.New(rand.NewPCG(1, 2))}
+	g.scribble(t, 10)
+	p.TakeForeign(t, id, "before the upgrade")
+	g.scribble(t, 10)
+	s, _ := p.source(t, p.config())
+	d := open(t, s, snapshot(t, s, "r1", id, hypervisor.QuiesceNever)).Disks()[0]
+	if why := d.Info().Why; !strings.Contains(why, "2 files on its datastore, one over the other, read from the host") {
+		t.Errorf("the reason is %q", why)
+	}
+	mustRead(t, d, g.bytes, hypervisor.Extent{Length: size})
 }

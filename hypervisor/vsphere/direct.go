@@ -26,6 +26,9 @@ const (
 	hostTrial = 5 * time.Second
 	// shunFor is how long a host that could not be read from is not tried again.
 	shunFor = 5 * time.Minute
+	// ticketWorth is how many bytes are worth a ticket. Acquiring one takes a
+	// call to vCenter, which could give as many bytes itself.
+	ticketWorth = 256 << 10
 	// hostDatacenter is the one datacenter of every ESXi host.
 	hostDatacenter = "ha-datacenter"
 )
@@ -75,8 +78,9 @@ func (s *Source) host(ctx context.Context, r ref) (*host, error) {
 
 // direct is one snapshot's way around vCenter. Once given up, it stays so.
 type direct struct {
-	host *host
-	why  atomic.Pointer[string] // it was given up
+	host   *host
+	why    atomic.Pointer[string] // it was given up
+	always atomic.Bool            // vCenter does not give the files
 }
 
 // directly opens the way to the host, unless it was shunned lately.
@@ -91,6 +95,15 @@ func (h *host) directly() *direct {
 }
 
 func (d *direct) usable() bool { return d != nil && d.why.Load() == nil }
+
+// worth reports whether the host should be asked for so many bytes.
+func (d *direct) worth(length int64) bool {
+	return d.usable() && (length >= ticketWorth || d.always.Load() || d.host.inSession())
+}
+
+// insist has everything asked of the host, where vCenter refuses it. It reports
+// whether that makes a difference.
+func (d *direct) insist() bool { return d.usable() && d.always.CompareAndSwap(false, true) }
 
 // giveUp sends this snapshot's requests through vCenter from now on.
 func (d *direct) giveUp(why string) {
@@ -175,6 +188,13 @@ func refusal(a *answer, ranges string) string {
 	}
 	text, _ := io.ReadAll(io.LimitReader(a, 300))
 	return fmt.Sprintf("HTTP status %s: %q", a.Status, text)
+}
+
+// inSession reports that requests need no tickets.
+func (h *host) inSession() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.proved
 }
 
 // session completes the request for the host's address, if an earlier answer

@@ -300,3 +300,40 @@ func TestALateDatastoreIsAskedForLessAndWhoWaitsSaysSo(t *testing.T) {
 	enough()
 	all.Wait()
 }
+
+// TestSmallPartsAreNotWorthATicket reads a chain, whose tables and grains are
+// small, under each way to treat tickets.
+func TestSmallPartsAreNotWorthATicket(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		tickets       vcenter.Tickets
+		refused       bool // by vCenter
+		host, vcenter bool // are asked
+	}{
+		{"tickets for one request", vcenter.TicketsOnce, false, true, true},
+		{"tickets that open sessions", vcenter.TicketsOpenSessions, false, true, false},
+		{"a vCenter that gives no files", vcenter.TicketsOnce, true, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g, r := reached(t, func(c *vcenter.Config) { c.Datastores = []vcenter.Datastore{{Name: "datastore1"}} })
+			g.SetTickets(c.tickets)
+			g.TakeForeign(t, g.id, "before the upgrade")
+			g.scribble(t, 5)
+			s, _ := g.source(t, g.config())
+			r.mu.Lock()
+			r.fault = func(call vcenter.Call) error {
+				if c.refused && call.Method == "GET /folder" && call.Host == "" {
+					return vcenter.HTTPStatus(http.StatusForbidden)
+				}
+				return nil
+			}
+			r.mu.Unlock()
+			d := g.openDisk(t, s)
+			mustRead(t, d, g.bytes, hypervisor.Extent{Length: int64(len(g.bytes))})
+			asked := r.take()
+			if (asked[esx1] > 0) != c.host || (asked[""] > 0) != c.vcenter || c.refused && asked[""] != 1 {
+				t.Errorf("asked were %v", asked)
+			}
+		})
+	}
+}

@@ -11,8 +11,15 @@
 //     virtual machine and makes a hypervisor.Server of it, disks.go its disks.
 //   - create.go, remove.go and held.go are a snapshot's life.
 //   - open.go gives a snapshot's disks; areas.go asks change tracking (CBT)
-//     what changed; datastore.go finds the file of a frozen disk and ranges.go
-//     reads its bytes through the datastore's HTTPS folder.
+//     what changed. way.go chooses how each disk is read. Through datastores'
+//     HTTPS folders: chain.go finds the files of a frozen disk and opens their
+//     tables, chainread.go puts its bytes together, reader.go streams those
+//     that lie in one piece; fetch.go makes the requests (ranges.go), at the
+//     pace that a datastore keeps (pacer.go), straight from the host that runs
+//     the machine where it takes vCenter's tickets (direct.go), trusted as
+//     trust.go says. nbdkit.go reads
+//     them from an NBD server of the customer's (package nbd), whose exports
+//     nbdexport.go names.
 //   - check.go tells what stands in the way of a run; tracking.go switches
 //     change tracking on.
 //
@@ -26,6 +33,16 @@
 //
 // A disk's ID is the UUID of its backing. Disks of one server that share a
 // UUID cannot be told apart and are not replicated; Check says so.
+//
+// # Reading from hosts
+//
+// A service ticket of vCenter's lets one request through to a host. A host that
+// answers it with a session cookie is asked again without tickets; of one that
+// does not, only requests of 256 KiB or more are made, the others of vCenter. A
+// host that does not answer its first request within 5 s, shows a certificate
+// that neither vCenter told of nor an authority vouches for, or fails three
+// times in a row, is passed over for 5 minutes; a snapshot that gave its host up
+// reads through vCenter until it is closed.
 //
 // # Snapshots
 //

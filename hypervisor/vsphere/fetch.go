@@ -26,8 +26,8 @@ const (
 var (
 	errIdle    = errors.New("no byte came for too long")
 	errExpired = errors.New("the session has expired")
-	// errDetour says that a host was given up: vCenter is asked instead.
-	errDetour = errors.New("the host was given up")
+	// errDetour says that the other way to the file is taken from now on.
+	errDetour = errors.New("the other way is taken")
 )
 
 // frozenFile is one of the files that a frozen disk is in.
@@ -72,7 +72,7 @@ func final(ctx context.Context, err error) bool {
 func (f *frozenFile) retry(ctx context.Context, b *budget, once func() error) error {
 	return f.source.retry(ctx, b, func() error {
 		err := once()
-		if errors.Is(err, errDetour) { // no second time: there is no way back
+		for errors.Is(err, errDetour) { // twice at most: no way is gone back
 			err = once()
 		}
 		if err != nil && !final(ctx, err) && b.tries-b.left >= directTries-1 {
@@ -85,7 +85,7 @@ func (f *frozenFile) retry(ctx context.Context, b *budget, once func() error) er
 // getRange makes one request for a range of the file, and makes sure that the
 // file has not changed.
 func (f *frozenFile) getRange(ctx context.Context, want hypervisor.Extent, use func(*answer) error) error {
-	return f.get(ctx, rangeHeader(want), func(a *answer) error {
+	return f.get(ctx, rangeHeader(want), f.direct.worth(want.Length), func(a *answer) error {
 		total, err := checkRange(a.Response, want)
 		if err != nil {
 			return err
@@ -124,18 +124,28 @@ func (f *frozenFile) ReadAt(ctx context.Context, p []byte, off int64) error {
 }
 
 // get makes one request for a range of the file, or without one for the whole
-// of it, and hands out the answer. It waits for the datastore's pacer and for
-// one of the few connections first: that is nobody's silence.
-func (f *frozenFile) get(ctx context.Context, ranges string, use func(*answer) error) error {
-	s := f.source
+// of it, and hands out the answer: the host's, or vCenter's. It waits for the
+// datastore's pacer and for one of the few connections first: that is nobody's
+// silence. A failure of errDetour asks for the same again.
+func (f *frozenFile) get(ctx context.Context, ranges string, direct bool, use func(*answer) error) error {
 	turn, err := f.pacer.take(ctx)
 	if err != nil {
-		return s.session.ended(ctx)
+		return f.source.session.ended(ctx)
 	}
 	defer turn.done()
-	if f.direct.usable() {
+	if direct {
 		return f.direct.get(ctx, f, turn, ranges, use)
 	}
+	err = f.fromSession(ctx, turn, ranges, use)
+	if problem.Of(err) != nil && f.direct.insist() {
+		return errDetour
+	}
+	return err
+}
+
+// fromSession asks where the session is: vCenter, or a standalone host.
+func (f *frozenFile) fromSession(ctx context.Context, turn pass, ranges string, use func(*answer) error) error {
+	s := f.source
 	leave, err := takeSlot(ctx, s.slots)
 	if err != nil {
 		return s.session.ended(ctx)

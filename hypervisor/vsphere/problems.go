@@ -90,6 +90,11 @@ var (
 		Title: "the datastore does not give the asked part of the disk file",
 		Hint:  "The file may be locked by its host (running virtual machines on VMFS), or a proxy may cut range requests; the cause has the answer",
 	}
+	NBDRefused = &problem.Kind{
+		Code:  "vsphere-nbd-refused",
+		Title: "the NBD server does not give the frozen disk",
+		Hint:  "Check nbd.url and the certificates in the connector's settings, and that the NBD server has one export for each disk of a snapshot; the cause has its answer",
+	}
 	ExportRefused = &problem.Kind{
 		Code:  "vsphere-export-refused",
 		Title: "vSphere does not export the snapshot",

@@ -3,6 +3,7 @@ package vsphere_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"testing"
 
@@ -20,11 +21,33 @@ func BenchmarkRead(b *testing.B) {
 		{Content: vcenter.Generated(vcenter.Pattern{Seed: 1, Random: 100}, total)},
 	}})
 	s, _ := p.source(b, p.config())
-	refs, err := s.Snapshot(b.Context(), "bench", []hypervisor.ServerID{id}, hypervisor.QuiesceNever)
-	must(b, err)
-	sn, err := s.Open(b.Context(), refs[0])
-	must(b, err)
-	disk := sn.Disks()[0]
+	benchmarkReads(b, open(b, s, snapshot(b, s, "bench", id, hypervisor.QuiesceNever)).Disks()[0], total, segment)
+}
+
+// BenchmarkReadChain reads the same disk after somebody else's snapshot and
+// writes of 4 KiB all over it: for each 64 KiB of the flat file there is one
+// grain of the SEsparse delta above, in the order of writing.
+func BenchmarkReadChain(b *testing.B) {
+	const segment, total = 16 * hypervisor.BlockSize, 256 << 20
+	p := newPlatform(b)
+	id := p.add(b, vcenter.ServerSpec{Name: "web", ChangeTracking: true, Disks: []vcenter.DiskSpec{
+		{Content: vcenter.Generated(vcenter.Pattern{Seed: 1, Random: 100}, total)},
+	}})
+	p.TakeForeign(b, id, "before the upgrade")
+	random := rand.New(rand.NewPCG(1, 1))
+	grain := make([]byte, 4096)
+	for _, n := range random.Perm(total / (128 << 10)) { // the simulator's deltas hold 64 KiB at least
+		for i := range grain {
+			grain[i] = byte(random.Uint32())
+		}
+		p.Write(b, id, 0, int64(n)*(128<<10), grain)
+	}
+	s, _ := p.source(b, p.config())
+	benchmarkReads(b, open(b, s, snapshot(b, s, "bench", id, hypervisor.QuiesceNever)).Disks()[0], total, segment)
+}
+
+func benchmarkReads(b *testing.B, disk hypervisor.Disk, total, segment int64) {
+	b.Log(disk.Info().Why)
 	for _, readers := range []int{1, 2, 4, 8, 16} {
 		b.Run(fmt.Sprintf("readers=%d", readers), func(b *testing.B) {
 			b.SetBytes(total)

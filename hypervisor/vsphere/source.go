@@ -38,8 +38,10 @@ type Config struct {
 	// trusted besides what vCenter tells of a host; a pin of vCenter's
 	// certificate does not belong there.
 	CustomizeHost func(*http.Transport)
-	Log           logrus.FieldLogger
-	Limits        Limits
+	// NBD is the customer's own NBD server, for disks that cannot be had otherwise.
+	NBD    NBD
+	Log    logrus.FieldLogger
+	Limits Limits
 	// Now is the clock for what is remembered; nil for the system's.
 	Now func() time.Time
 }
@@ -114,6 +116,7 @@ type Source struct {
 	log     logrus.FieldLogger
 	session *session
 	hosts   *hostClients
+	exports *exports      // nil without an NBD server
 	slots   chan struct{} // requests at once for datastore files through vCenter
 	blocks  sync.Pool     // of *[hypervisor.BlockSize]byte
 	plans   sync.Pool     // of *plan
@@ -144,6 +147,10 @@ func New(c Config) (*Source, error) {
 		c.Now = time.Now
 	}
 	limits := c.Limits.withDefaults()
+	exports, err := newExports(c.NBD, limits)
+	if err != nil {
+		return nil, err
+	}
 	session, err := newSession(c, limits)
 	if err != nil {
 		return nil, err
@@ -154,6 +161,7 @@ func New(c Config) (*Source, error) {
 		log:     c.Log,
 		session: session,
 		hosts:   newHostClients(c, limits.Connections),
+		exports: exports,
 		slots:   make(chan struct{}, limits.Connections),
 		pacers:  map[ref]*pacer{},
 		esx:     map[ref]*host{},

@@ -30,10 +30,14 @@ type transport struct {
 
 // transports are all kinds, the fastest first.
 func (s *Source) transports() []transport {
-	return []transport{
+	all := []transport{
 		{"datastore", s.findDatastore},
 		{"export", s.findExport},
 	}
+	if s.exports != nil {
+		all = append(all, transport{"nbdkit", s.findNBD})
+	}
+	return all
 }
 
 // choose takes the first transport that gives the disk's bytes. The reason it

@@ -27,7 +27,7 @@ var layout = []string{
 	"controlplane/api", "controlplane/link", "controlplane/access", "controlplane/reconcile",
 	"controlplane/catalog", "controlplane/replication", "controlplane/image", "controlplane/application",
 	"controlplane/notify", "controlplane/audit", "controlplane/store", "controlplane/web",
-	"internal/secret", "internal/problem", "internal/dial", "internal/webkit", "internal/simulator",
+	"internal/secret", "internal/problem", "internal/dial", "internal/bandwidth", "internal/webkit", "internal/simulator",
 	"internal/need", "internal/proxytest", "internal/problemdoc", "internal/walls",
 }
 
@@ -178,8 +178,8 @@ var rules = []rule{
 	{
 		says:    "helpers of tests stay in tests",
 		because: "package testing registers flags and stops goroutines in its own way: no binary of the product carries it",
-		from:    everyone, except: []string{"./internal/need", "./internal/proxytest", "./staging/stagingtest", "./hypervisor/sourcetest", "./internal/simulator/..."},
-		to: []string{"testing/...", "./internal/need", "./internal/proxytest", "./staging/stagingtest", "./hypervisor/sourcetest"}, testsMay: true,
+		from:    everyone, except: []string{"./internal/need", "./internal/proxytest", "./staging/stagingtest", "./hypervisor/sourcetest", "./hypervisor/vsphere/nbd/nbdtest", "./internal/simulator/..."},
+		to: []string{"testing/...", "./internal/need", "./internal/proxytest", "./staging/stagingtest", "./hypervisor/sourcetest", "./hypervisor/vsphere/nbd/nbdtest"}, testsMay: true,
 	},
 	{
 		says:    "the connector's binary carries no SQL, EC2, versitygw or simulator",
