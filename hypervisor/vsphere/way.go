@@ -30,14 +30,11 @@ type transport struct {
 
 // transports are all kinds, the fastest first.
 func (s *Source) transports() []transport {
-	all := []transport{
-		{"datastore", s.findDatastore},
-		{"export", s.findExport},
-	}
+	all := []transport{{"datastore", s.findDatastore}}
 	if s.exports != nil {
 		all = append(all, transport{"nbdkit", s.findNBD})
 	}
-	return all
+	return append(all, transport{"export", s.findExport})
 }
 
 // choose takes the first transport that gives the disk's bytes. The reason it
