@@ -19,7 +19,9 @@
 //     the machine where it takes vCenter's tickets (direct.go), trusted as
 //     trust.go says. nbdkit.go reads
 //     them from an NBD server of the customer's (package nbd), whose exports
-//     nbdexport.go names.
+//     nbdexport.go names. export.go has vSphere export the snapshot: lease.go
+//     holds the lease, device.go finds the disk in it, and decode.go and
+//     extents.go make what is wanted of the stream.
 //   - check.go tells what stands in the way of a run; tracking.go switches
 //     change tracking on.
 //
@@ -33,6 +35,16 @@
 //
 // A disk's ID is the UUID of its backing. Disks of one server that share a
 // UUID cannot be told apart and are not replicated; Check says so.
+//
+// # Exports
+//
+// The last way to a disk works on any datastore, and is slow: each read takes a
+// lease on the snapshot (privilege VApp.Export), and the host sends the disk
+// from its beginning as a compressed stream. While a lease is held vSphere
+// refuses to start, move or delete the virtual machine. A stream that breaks is
+// begun again with a new lease, as long as streams bring more than they repeat.
+// A lease whose answer got lost cannot be ended; it is over after 5 minutes
+// without a sign of life, and until then the snapshot cannot be removed.
 //
 // # Reading from hosts
 //
