@@ -199,7 +199,7 @@ func (a *attempt) transfer(ctx context.Context, ref hypervisor.SnapshotRef) (err
 			defer leave()
 			d.sealed, err = a.Mover.Move(groupCtx, transfer.Task{
 				Job: a.command.Job, Run: a.command.Lease.Run, Snapshot: snapshot, Ref: ref, Disk: d.Disk,
-				Base: a.base(d.Info().ID), Store: store, Compress: a.command.Compression != "off", Progress: &d.progress,
+				Base: a.base(d.Info().ID), Store: store, Compression: transfer.Compression(a.command.Compression), Progress: &d.progress,
 			})
 			return err
 		})

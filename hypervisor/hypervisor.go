@@ -107,7 +107,7 @@ type Properties struct {
 type Share struct {
 	// Kind says what it is to people ("host", "datastore"), Name which one.
 	Kind, Name string
-	// Of says what is counted: "disks", "snapshots". Shares of different
+	// Of says what is counted: "disks read at once", "snapshots". Shares of different
 	// counts are different shares.
 	Of string
 	// Limit is how many may use it at once.

@@ -32,6 +32,8 @@ type simulation struct {
 	latency            time.Duration
 	transfers          int
 	denied             []string
+	deltas             string
+	lease              time.Duration
 	faults             string
 }
 
@@ -40,8 +42,8 @@ func simulateVCenterCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "vcenter", Short: "Serve a vCenter whose disks hold real bytes, with change tracking and snapshots", Args: cobra.NoArgs,
 		Long: `Serve a vCenter, or a standalone ESXi host, until it is interrupted: with logins,
-inventory, snapshots, changed disk areas, datastore files and service tickets of
-hosts. What clients need is printed. Where vSphere is known to be slow, strict
+inventory, snapshots, changed disk areas, datastore files, exports, and service
+tickets of hosts. What clients need is printed. Where vSphere is known to be slow, strict
 or broken, the flags make this one so:
 
   skylift simulate vcenter --latency 5ms --host-transfers 4 \
@@ -100,6 +102,8 @@ drop, answer lost, latency <duration>, or fault <name> [message].`,
 	flags.DurationVar(&o.latency, "latency", 0, "what passes before the first byte of every answer")
 	flags.IntVar(&o.transfers, "host-transfers", 0, "how many files a host serves at a time, answering 503 to more; 0 for any number")
 	flags.StringArrayVar(&o.denied, "denied", nil, "privilege that the user lacks, everywhere or with @name on one object and below (repeatable)")
+	flags.StringVar(&o.deltas, "deltas", vcenter.DeltasSESparse, "format of snapshots' delta files: sesparse or vmfsSparse")
+	flags.DurationVar(&o.lease, "lease-timeout", 5*time.Minute, "how long an export's lease lives without a report of progress")
 	flags.StringVar(&o.faults, "fault-script", "", "file with the faults to inject")
 	return cmd
 }
@@ -108,10 +112,17 @@ drop, answer lost, latency <duration>, or fault <name> [message].`,
 func (o simulation) config() (vcenter.Config, error) {
 	c := vcenter.Config{
 		Address: o.listen, Standalone: o.standalone, HostTransfers: o.transfers, Denied: o.denied,
-		Latency: vcenter.Latency{File: o.latency, Call: o.latency},
+		Latency:      vcenter.Latency{File: o.latency, Call: o.latency},
+		Datastores:   []vcenter.Datastore{{Name: "datastore1", Deltas: o.deltas}},
+		LeaseTimeout: o.lease,
 	}
-	if o.latency < 0 || o.transfers < 0 {
+	switch {
+	case o.latency < 0 || o.transfers < 0:
 		return c, config.Invalid.New(nil, "--latency and --host-transfers cannot be negative")
+	case o.lease <= 0:
+		return c, config.Invalid.New(nil, "--lease-timeout must be more than nothing")
+	case o.deltas != vcenter.DeltasSESparse && o.deltas != vcenter.DeltasVMFSSparse:
+		return c, config.Invalid.New(nil, "--deltas is sesparse or vmfsSparse, not %q", o.deltas)
 	}
 	if o.faults != "" {
 		text, err := os.ReadFile(o.faults)

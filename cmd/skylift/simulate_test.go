@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"skylift/cmd/internal/daemon"
 )
@@ -117,7 +118,7 @@ func TestASimulatedVCenterDoesWhatItsFlagsSay(t *testing.T) {
 }
 
 func TestASimulatedHostDoesWhatItsFlagsSay(t *testing.T) {
-	s := serveVCenter(t, 5, "--standalone", "--servers", "1", "--denied", "Datastore.Browse@datastore1", "--locked")
+	s := serveVCenter(t, 5, "--standalone", "--servers", "1", "--deltas", "vmfsSparse", "--lease-timeout", "1m", "--denied", "Datastore.Browse@datastore1", "--locked")
 	if s.user != "root" || len(s.hosts) != 1 || !strings.Contains(s.hosts[0], s.url.Host) {
 		t.Errorf("it is %+v", s)
 	}
@@ -138,6 +139,8 @@ func TestSimulatorsThatCannotBeStartedSayWhy(t *testing.T) {
 		"a rule that is none":      {[]string{"--fault-script", script}, "line 2"},
 		"a script that is missing": {[]string{"--fault-script", script + ".x"}, "no such file"},
 		"a negative latency":       {[]string{"--latency", "-1s"}, "negative"},
+		"a lease without time":     {[]string{"--lease-timeout", "0s"}, "more than nothing"},
+		"a format that is none":    {[]string{"--deltas", "qcow2"}, "sesparse or vmfsSparse"},
 		"a negative limit":         {[]string{"--host-transfers", "-1"}, "negative"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -161,7 +164,7 @@ func TestTheHelpsScriptWorks(t *testing.T) {
 	if err := os.WriteFile(file, []byte(strings.Join(script, "")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := (simulation{faults: file}).config(); err != nil || c.Fault == nil || len(script) != 9 {
+	if c, err := (simulation{faults: file, deltas: "sesparse", lease: time.Minute}).config(); err != nil || c.Fault == nil || len(script) != 9 {
 		t.Errorf("of %d lines: %v", len(script), err)
 	}
 }

@@ -81,7 +81,7 @@ type Options struct {
 	// Credentials gives the holders of leases access to staging; nil where
 	// connectors have credentials of their own.
 	Credentials CredentialSource
-	Compression string // zstd (the default) or off
+	Compression string // auto (the default), zstd or off
 	Now         func() time.Time
 	Log         logrus.FieldLogger
 }
@@ -111,7 +111,7 @@ func New(servers Catalog, runs Runs, enrolment Enrolment, o Options) *Service {
 		o.Now = time.Now
 	}
 	if o.Compression == "" {
-		o.Compression = "zstd"
+		o.Compression = "auto"
 	}
 	return &Service{
 		catalog: servers, runs: runs, enrolment: enrolment, options: o,

@@ -24,7 +24,6 @@ type hosted struct {
 	flags              uint32
 	capacity, grain    uint64
 	descriptor, length uint64 // of the embedded descriptor; 0 where there is none
-	redundant          uint64 // the second directory
 	directory          uint64
 	overhead           uint64 // everything before the first grain
 	unclean            bool
@@ -42,7 +41,7 @@ func parseHosted(format string, p []byte) (h hosted, err error) {
 	}
 	h = hosted{
 		flags: u32(8), capacity: u64(12), grain: u64(20), descriptor: u64(28), length: u64(36),
-		redundant: u64(48), directory: u64(56), overhead: u64(64), unclean: p[72] != 0,
+		directory: u64(56), overhead: u64(64), unclean: p[72] != 0,
 		compression: binary.LittleEndian.Uint16(p[77:]),
 	}
 	switch version := u32(4); {

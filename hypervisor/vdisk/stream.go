@@ -134,7 +134,7 @@ func (s *Stream) Raw() ([]byte, error) {
 	return p[grainHeader:], nil
 }
 
-// NewInflater makes an Inflater for the stream's grains.
+// NewInflater makes an Inflater for the stream's grains; any goroutine may call it.
 func (s *Stream) NewInflater() *Inflater { return &Inflater{grain: int(s.grain)} }
 
 // Grain is the current grain's bytes of the disk; valid until Next.

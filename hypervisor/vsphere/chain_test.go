@@ -169,7 +169,7 @@ func TestADiskTellsWhatItSharesWithOthers(t *testing.T) {
 	c.Limits = vsphere.Limits{HostDisks: 3, DatastoreDisks: 5}
 	s, _ := p.source(t, c)
 	got := open(t, s, snapshot(t, s, "r1", g.id, hypervisor.QuiesceNever)).Disks()[0].Info().Shares
-	want := []hypervisor.Share{{Kind: "host", Name: "esx-1.example.com", Of: "disks", Limit: 3}, {Kind: "datastore", Name: "datastore1", Of: "disks", Limit: 5}}
+	want := []hypervisor.Share{{Kind: "host", Name: "esx-1.example.com", Of: "disks read at once", Limit: 3}, {Kind: "datastore", Name: "datastore1", Of: "disks read at once", Limit: 5}}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -95,6 +95,22 @@ var (
 		Title: "the NBD server does not give the frozen disk",
 		Hint:  "Check nbd.url and the certificates in the connector's settings, and that the NBD server has one export for each disk of a snapshot; the cause has its answer",
 	}
+	ExportRefused = &problem.Kind{
+		Code:  "vsphere-export-refused",
+		Title: "vSphere does not export the snapshot",
+		Hint:  "The cause is vSphere's own: encrypted virtual machines and some kinds of disks cannot be exported; another task of the virtual machine may be in the way",
+	}
+	HostUnreachable = &problem.Kind{
+		Code:  "vsphere-host-unreachable",
+		Title: "an ESXi host does not answer",
+		Hint:  "Let the connector resolve the names of the ESXi hosts and reach their management addresses on port 443; exported disks come from them and not through vCenter",
+		Retry: true,
+	}
+	HostUntrusted = &problem.Kind{
+		Code:  "vsphere-host-untrusted",
+		Title: "an ESXi host shows a certificate that is not trusted",
+		Hint:  "Reconnect the host in vCenter if its certificate was replaced, or give the connector the authority's certificate; if neither explains it, somebody may be in between",
+	}
 	ReadFailed = &problem.Kind{
 		Code:  "vsphere-read-failed",
 		Title: "reading the disk file failed again and again",

@@ -33,11 +33,11 @@ func (s *Source) Shares(ctx context.Context, id hypervisor.ServerID) ([]hypervis
 func (sn *snapshot) shares(d virtualDisk) (shares []hypervisor.Share) {
 	limits := sn.source.limits
 	if h := sn.esx; h != nil {
-		shares = append(shares, hypervisor.Share{Kind: "host", Name: h.name, Of: "disks", Limit: limits.HostDisks})
+		shares = append(shares, hypervisor.Share{Kind: "host", Name: h.name, Of: "disks read at once", Limit: limits.HostDisks})
 	}
 	var at object.DatastorePath
 	if at.FromString(d.file) {
-		shares = append(shares, hypervisor.Share{Kind: "datastore", Name: at.Datastore, Of: "disks", Limit: limits.DatastoreDisks})
+		shares = append(shares, hypervisor.Share{Kind: "datastore", Name: at.Datastore, Of: "disks read at once", Limit: limits.DatastoreDisks})
 	}
 	return shares
 }

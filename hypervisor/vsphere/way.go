@@ -32,6 +32,7 @@ type transport struct {
 func (s *Source) transports() []transport {
 	all := []transport{
 		{"datastore", s.findDatastore},
+		{"export", s.findExport},
 	}
 	if s.exports != nil {
 		all = append(all, transport{"nbdkit", s.findNBD})

@@ -27,7 +27,7 @@ var layout = []string{
 	"controlplane/api", "controlplane/link", "controlplane/access", "controlplane/reconcile",
 	"controlplane/catalog", "controlplane/replication", "controlplane/image", "controlplane/application",
 	"controlplane/notify", "controlplane/audit", "controlplane/store", "controlplane/web",
-	"internal/secret", "internal/problem", "internal/dial", "internal/webkit", "internal/simulator",
+	"internal/secret", "internal/problem", "internal/dial", "internal/bandwidth", "internal/webkit", "internal/simulator",
 	"internal/need", "internal/proxytest", "internal/problemdoc", "internal/walls",
 }
 

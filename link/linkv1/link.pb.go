@@ -723,7 +723,7 @@ type Replicate struct {
 	Source         string                 `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
 	Server         string                 `protobuf:"bytes,4,opt,name=server,proto3" json:"server,omitempty"`           // the source's server ID
 	Quiesce        string                 `protobuf:"bytes,5,opt,name=quiesce,proto3" json:"quiesce,omitempty"`         // never, prefer, require
-	Compression    string                 `protobuf:"bytes,6,opt,name=compression,proto3" json:"compression,omitempty"` // zstd, off
+	Compression    string                 `protobuf:"bytes,6,opt,name=compression,proto3" json:"compression,omitempty"` // zstd, off, auto
 	Staging        *Staging               `protobuf:"bytes,7,opt,name=staging,proto3" json:"staging,omitempty"`
 	Bases          []*Base                `protobuf:"bytes,8,rep,name=bases,proto3" json:"bases,omitempty"`
 	SkipDisks      []string               `protobuf:"bytes,9,rep,name=skip_disks,json=skipDisks,proto3" json:"skip_disks,omitempty"`

@@ -16,11 +16,12 @@ func Command(version string) *cobra.Command {
 			"changed blocks to staging. Settings come from a file, and from SKYLIFT_… in the environment.",
 		Version: version, Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := config.LoadConnector(file, cmd.Flags())
+			load := func() (config.Connector, error) { return config.LoadConnector(file, cmd.Flags()) }
+			c, err := load()
 			if err != nil {
 				return err
 			}
-			return Run(cmd.Context(), c, version)
+			return Run(cmd.Context(), c, version, file, load)
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "settings file (YAML)")

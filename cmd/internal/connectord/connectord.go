@@ -24,9 +24,16 @@ import (
 	"skylift/transfer"
 )
 
-// Run runs the daemon until ctx ends.
-func Run(ctx context.Context, c config.Connector, version string) (err error) {
+// Run runs the daemon until ctx ends. When file, which the settings are from,
+// is changed, it loads them anew and follows what can be followed; an empty
+// file is none.
+func Run(ctx context.Context, c config.Connector, version, file string, load func() (config.Connector, error)) (err error) {
 	log := c.Log.Logger()
+	limit, err := newLimit(c, log)
+	if err != nil {
+		return err
+	}
+	defer limit.follow(ctx, file, load)()
 	// Buffers are the bulk of the heap and are used again and again; the rest
 	// is small. A soft limit keeps the collector from letting garbage double it.
 	debug.SetMemoryLimit((c.MemoryMiB + 96) << 20)
@@ -42,11 +49,11 @@ func Run(ctx context.Context, c config.Connector, version string) (err error) {
 	if err != nil {
 		return err
 	}
-	mover, err := transfer.New(transfer.Config{Memory: c.MemoryMiB << 20, Parallel: c.Parallel, Software: "skylift " + version, Log: log})
+	mover, err := transfer.New(transfer.Config{Memory: c.MemoryMiB << 20, Parallel: c.Parallel, Bandwidth: limit.limiter, Software: "skylift " + version, Log: log})
 	if err != nil {
 		return err
 	}
-	staging, err := newStagingOpener(c, proxy, log)
+	staging, err := newStagingOpener(c, proxy, limit.limiter, log)
 	if err != nil {
 		return err
 	}

@@ -187,6 +187,11 @@ func (h *Host) close() error {
 func (h *Host) SetReachable(reachable bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	select {
+	case <-h.s.closing:
+		return fmt.Errorf("host %s: the simulator is closed", h.obj.Name)
+	default:
+	}
 	switch {
 	case h.s.cfg.Standalone || h.address == "":
 		return fmt.Errorf("host %s has no listener of its own", h.obj.Name)

@@ -269,7 +269,7 @@ func TestTicketsAreRefused(t *testing.T) {
 }
 
 func TestAHostThatCannotBeReachedComesBackAtItsAddress(t *testing.T) {
-	_, c, h := frozenOn(t, Config{}, noise(1, mib))
+	s, c, h := frozenOn(t, Config{}, noise(1, mib))
 	client := h.client(t)
 	fetch := func() (int, error) {
 		ticket, u, err := ticketFor(t, c, h.ip, "httpGet", flatFile)
@@ -297,6 +297,12 @@ func TestAHostThatCannotBeReachedComesBackAtItsAddress(t *testing.T) {
 	}
 	if status, err := fetch(); status != 200 || err != nil {
 		t.Errorf("status %d, %v", status, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if h.SetReachable(true) == nil {
+		t.Error("a host came back after the simulator was closed")
 	}
 }
 
