@@ -350,7 +350,7 @@ func (d *diskWork) report() *linkv1.DiskProgress {
 	info, p := d.Info(), &d.progress
 	mode, reason := p.Mode()
 	return &linkv1.DiskProgress{
-		Disk: string(info.ID), Kind: string(mode), Reason: reason, Size: info.Size,
+		Disk: string(info.ID), Name: info.Name, Kind: string(mode), Reason: reason, Size: info.Size,
 		Planned: p.Planned.Load(), Done: p.Done.Load(), Read: p.Read.Load(), Changed: p.Changed.Load(),
 		Sent: p.Sent.Load(), Stored: p.Stored.Load(), Resumed: p.Resumed.Load(),
 		Transport: info.Transport, TransportWhy: info.Why,

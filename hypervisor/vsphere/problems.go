@@ -80,6 +80,11 @@ var (
 		Title: "changed block tracking cannot be switched on now",
 		Hint:  "It needs virtual hardware version 7 or later and a virtual machine without snapshots; mend that and try again",
 	}
+	LicenseRestricted = &problem.Kind{
+		Code:  "vsphere-license-restricted",
+		Title: "the host's license does not permit this",
+		Hint:  "The free license of ESXi lets its API be read only: give the host a paid or an evaluation license, or let a vCenter manage it",
+	}
 	DiskUnreadable = &problem.Kind{
 		Code:  "vsphere-disk-unreadable",
 		Title: "the frozen disk cannot be read from the files of its datastore",
@@ -133,6 +138,9 @@ func explain(err error, object string) error {
 	var denied *types.NoPermission
 	if _, ok := fault.As(err, &denied); ok {
 		return PermissionDenied.New(err, "%s needs the privilege %s", object, denied.PrivilegeId)
+	}
+	if fault.Is(err, &types.RestrictedVersion{}) {
+		return LicenseRestricted.New(err, "%s", object)
 	}
 	if fault.Is(err, &types.MethodDisabled{}) {
 		return MethodDisabled.New(err, "%s", object)

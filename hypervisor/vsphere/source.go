@@ -57,7 +57,7 @@ type Limits struct {
 	// DatastoreSnapshots is how many snapshots of ours one datastore holds at once: 15.
 	DatastoreSnapshots int
 	Connections        int           // 16 HTTPS connections to the datastore files of vCenter, and of each host: they have few HTTP sessions
-	Quiesce            time.Duration // 60 s for the guest to come to rest, when that is preferred but not required
+	Quiesce            time.Duration // 60 s for the guest to come to rest, when that is preferred; five times as long when it is required
 	Task               time.Duration // 15 min for a task to end; consolidation gets four times as long
 	Older              time.Duration // 15 min for an earlier snapshot of ours to be removed before a new one
 	Undo               time.Duration // 60 s to remove what a failed or canceled creation left
