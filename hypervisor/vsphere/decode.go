@@ -122,7 +122,7 @@ func (d *decoder) fetch(ctx context.Context, wanted cursor) (whole bool, err err
 			continue
 		}
 		if off+n > block+hypervisor.BlockSize {
-			return false, DiskUnreadable.New(nil, "the exported disk is cut into pieces that do not fit into %d KiB: %d bytes at %d", hypervisor.BlockSize>>10, n, off)
+			return false, ExportUnusable.New(nil, "the exported disk is cut into pieces that do not fit into %d KiB: %d bytes at %d", hypervisor.BlockSize>>10, n, off)
 		}
 		if p == nil {
 			select {

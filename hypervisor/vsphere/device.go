@@ -67,7 +67,7 @@ func (l *lease) device(d virtualDisk, frozen int) (types.HttpNfcLeaseDeviceUrl, 
 	case len(offered) == 1 && frozen == 1 && nodeOfKey(keys[0]) == "":
 		return offered[0], nil
 	}
-	return types.HttpNfcLeaseDeviceUrl{}, DiskUnreadable.New(nil, "the export offers %q, and %d of them are the disk at %q", keys, len(fitting), d.node)
+	return types.HttpNfcLeaseDeviceUrl{}, ExportUnusable.New(nil, "the export offers %q, and %d of them are the disk at %q", keys, len(fitting), d.node)
 }
 
 // address is where a device is downloaded from. A "*" stands for the host that
@@ -77,7 +77,7 @@ func (l *lease) address(device types.HttpNfcLeaseDeviceUrl) (*url.URL, error) {
 	u, err := url.Parse(device.Url)
 	if err != nil || u.Host == "" || u.Scheme != session.Scheme {
 		// The address is as good as a password: it is not repeated.
-		return nil, DiskUnreadable.New(nil, "the address that the export gives for %s is none of %s", device.Key, session.Scheme)
+		return nil, ExportUnusable.New(nil, "the address that the export gives for %s is none of %s", device.Key, session.Scheme)
 	}
 	if u.Hostname() == "*" {
 		u.Host = net.JoinHostPort(session.Hostname(), cmp.Or(u.Port(), session.Port(), "443"))

@@ -19,7 +19,9 @@
 //     the machine where it takes vCenter's tickets (direct.go), trusted as
 //     trust.go says. nbdkit.go reads
 //     them from an NBD server of the customer's (package nbd), whose exports
-//     nbdexport.go names.
+//     nbdexport.go names. export.go has vSphere export the snapshot: lease.go
+//     holds the lease, device.go finds the disk in it, and decode.go and
+//     extents.go make what is wanted of the stream.
 //   - check.go, with checkdisks.go, checkstorage.go and privileges.go, tells
 //     what stands in the way of a server's runs, checksource.go and
 //     checkhosts.go what of the source's; tracking.go switches change
@@ -35,6 +37,26 @@
 //
 // A disk's ID is the UUID of its backing. Disks of one server that share a
 // UUID cannot be told apart and are not replicated; Check says so.
+//
+// # Exports
+//
+// The last way to a disk works on any datastore, and is slow: each read takes a
+// lease on the snapshot (privilege VApp.Export), and the host sends the disk
+// from its beginning as a compressed stream. While a lease is held vSphere
+// refuses to start, move or delete the virtual machine. A stream that breaks is
+// begun again with a new lease, as long as streams bring more than they repeat.
+// A lease whose answer got lost cannot be ended; it is over after 5 minutes
+// without a sign of life, and until then the snapshot cannot be removed.
+//
+// # Reading from hosts
+//
+// A service ticket of vCenter's lets one request through to a host. A host that
+// answers it with a session cookie is asked again without tickets; of one that
+// does not, only requests of 256 KiB or more are made, the others of vCenter. A
+// host that does not answer its first request within 5 s, shows a certificate
+// that neither vCenter told of nor an authority vouches for, or fails three
+// times in a row, is passed over for 5 minutes; a snapshot that gave its host up
+// reads through vCenter until it is closed.
 //
 // # Readiness
 //
@@ -71,16 +93,6 @@
 //	vsphere-clock-offset            more than a minute
 //	vsphere-hosts-not-reached       disk files are read through vCenter
 //	vsphere-privileges-not-global   some servers may lack them
-//
-// # Reading from hosts
-//
-// A service ticket of vCenter's lets one request through to a host. A host that
-// answers it with a session cookie is asked again without tickets; of one that
-// does not, only requests of 256 KiB or more are made, the others of vCenter. A
-// host that does not answer its first request within 5 s, shows a certificate
-// that neither vCenter told of nor an authority vouches for, or fails three
-// times in a row, is passed over for 5 minutes; a snapshot that gave its host up
-// reads through vCenter until it is closed.
 //
 // # Snapshots
 //

@@ -128,7 +128,7 @@ func (e *export) stream(ctx context.Context, busy time.Duration, use func(contex
 	s := sn.source
 	return sn.withLease(ctx, busy, func(ctx context.Context, l *lease) error {
 		if of := l.info.Entity; of.Type == sn.machine.Type && of != sn.machine {
-			return DiskUnreadable.New(nil, "the export is one of another virtual machine: %s", of.Value)
+			return ExportUnusable.New(nil, "the export is one of another virtual machine: %s", of.Value)
 		}
 		device, err := l.device(e.disk.virtualDisk, len(sn.frozen))
 		if err != nil {
@@ -159,7 +159,7 @@ func (e *export) stream(ctx context.Context, busy time.Duration, use func(contex
 // counted in whole grains.
 func sameSize(stream *vdisk.Stream, disk int64) error {
 	if got := stream.Size(); got < disk || got-disk >= int64(stream.GrainSize()) {
-		return DiskUnreadable.New(nil, "the exported disk has %d bytes and the frozen one %d: it is another disk", got, disk)
+		return ExportUnusable.New(nil, "the exported disk has %d bytes and the frozen one %d: it is another disk", got, disk)
 	}
 	return nil
 }

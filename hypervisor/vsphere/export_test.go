@@ -191,6 +191,43 @@ func TestEveryDiskOfAnExportGetsItsOwnBytes(t *testing.T) {
 	}
 }
 
+// TestADiskWaitsForTheExportOfAnother, and says so, where vSphere gives one
+// lease at a time.
+func TestADiskWaitsForTheExportOfAnother(t *testing.T) {
+	p := exporting(t, patiently)
+	p.quirks.ExportAlone = true
+	id := p.AddServer(t, "web", exportSize, exportSize)
+	p.Write(t, id, 0, 0, content(1))
+	p.Write(t, id, 1, 0, content(2))
+	s, _ := p.source(t, p.config())
+	disks := open(t, s, snapshot(t, s, "r1", id, hypervisor.QuiesceNever)).Disks()
+	begun, waits := make(chan struct{}), make(chan string, 100)
+	second := make(chan error, 1)
+	go func() {
+		<-begun
+		ctx := hypervisor.WithWaits(t.Context(), func(what string) func() { waits <- what; return func() {} })
+		got, err := whole(ctx, disks[1], nil)
+		if err == nil && !bytes.Equal(got, content(2)) {
+			err = errors.New("other bytes were read")
+		}
+		second <- err
+	}()
+	var once sync.Once
+	got, err := whole(t.Context(), disks[0], func(int64) error {
+		once.Do(func() { close(begun) })
+		return until(t.Context(), func() bool { return len(waits) > 0 })
+	})
+	if err != nil || !bytes.Equal(got, content(1)) {
+		t.Errorf("the first: got %d bytes, %v", len(got), err)
+	}
+	if err := <-second; err != nil {
+		t.Errorf("the second: %v", err)
+	}
+	if what := <-waits; !strings.Contains(what, "another task") {
+		t.Errorf("the second waited because %s", what)
+	}
+}
+
 func TestALeaseIsKeptAliveWhileNobodyTakesBytes(t *testing.T) {
 	p := exporting(t)
 	d, want := exportedDisk(t, p)
@@ -271,6 +308,44 @@ func TestABrokenDownloadIsBegunAgain(t *testing.T) {
 			got, err := whole(t.Context(), d, nil)
 			if err != nil || !bytes.Equal(got, want) {
 				t.Errorf("got %d bytes, %v", len(got), err)
+			}
+			noLease(t, p)
+		})
+	}
+}
+
+// TestDownloadsGoOnAsLongAsTheyBringMoreThanTheyRepeat has the n-th download
+// break behind so many bytes; none of them can be compressed.
+func TestDownloadsGoOnAsLongAsTheyBringMoreThanTheyRepeat(t *testing.T) {
+	const kib = 1 << 10
+	for _, c := range []struct {
+		name string
+		cuts []vcenter.DropAfter
+		ends bool
+	}{
+		{"many breaks, further and further away", []vcenter.DropAfter{800 * kib, 800 * kib, 800 * kib, 2400 * kib, 2400 * kib, 2400 * kib, 5400 * kib, 5400 * kib, 5400 * kib}, false},
+		{"a little more each time", []vcenter.DropAfter{800 * kib, 1300 * kib, 1900 * kib, 2400 * kib, 2900 * kib, 3500 * kib, 4000 * kib, 4600 * kib, 5100 * kib, 5700 * kib}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := exporting(t, patiently, faulty(func(call vcenter.Call) error {
+				if n := call.N - 2; call.Method == "GET /nfc" && n >= 0 && n < len(c.cuts) { // the first is the trial's
+					return c.cuts[n]
+				}
+				return nil
+			}))
+			id := p.AddServer(t, "web", exportSize)
+			want := make([]byte, exportSize)
+			_, _ = rand.NewChaCha8([32]byte{}).Read(want)
+			p.Write(t, id, 0, 0, want)
+			s, _ := p.source(t, p.config())
+			got, err := whole(t.Context(), open(t, s, snapshot(t, s, "r1", id, hypervisor.QuiesceNever)).Disks()[0], nil)
+			if c.ends {
+				has(t, err, vsphere.ReadFailed)
+			} else if err != nil || len(got) != exportSize {
+				t.Errorf("got %d bytes, %v", len(got), err)
+			}
+			if !bytes.HasPrefix(want, got) {
+				t.Error("other bytes were read")
 			}
 			noLease(t, p)
 		})

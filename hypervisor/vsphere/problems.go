@@ -105,6 +105,11 @@ var (
 		Title: "vSphere does not export the snapshot",
 		Hint:  "The cause is vSphere's own: encrypted virtual machines and some kinds of disks cannot be exported; another task of the virtual machine may be in the way",
 	}
+	ExportUnusable = &problem.Kind{
+		Code:  "vsphere-export-unusable",
+		Title: "vSphere's export does not surely hold the frozen disk",
+		Hint:  "Another disk's bytes must not be taken for this one's, so nothing was read; please report what the cause tells, with the versions of vCenter and ESXi",
+	}
 	HostUnreachable = &problem.Kind{
 		Code:  "vsphere-host-unreachable",
 		Title: "an ESXi host does not answer",
