@@ -58,6 +58,10 @@ type VSphere struct {
 	User         string     `mapstructure:"user"`
 	PasswordFile SecretFile `mapstructure:"password-file"`
 	Trust        `mapstructure:",squash"`
+	// QuiesceTimeout is how long a guest may take to come to rest for a
+	// snapshot before that is given up, where a job prefers it; five times as
+	// long where a job requires it. Zero stands for a minute.
+	QuiesceTimeout time.Duration `mapstructure:"quiesce-timeout"`
 	// NBD is an NBD server that gives frozen disks which the datastores refuse.
 	NBD NBD `mapstructure:"nbd"`
 }
@@ -153,15 +157,24 @@ func (c *Connector) validate() []error {
 		errs = append(errs, fmt.Errorf("sweep-every is %s: it must be a second at least", c.SweepEvery))
 	}
 	if len(c.VSphere) == 0 {
-		errs = append(errs, fmt.Errorf("vsphere names no vCenter"))
+		errs = append(errs, fmt.Errorf("vsphere names no vCenter and no ESXi host"))
 	}
 	for i, v := range c.VSphere {
 		prefix := fmt.Sprintf("vsphere[%d].", i)
 		errs = append(errs, compact(
 			httpsURL(prefix+"url", v.URL), required(prefix+"user", v.User), required(prefix+"password-file", string(v.PasswordFile)),
-			v.NBD.validate(prefix+"nbd."))...)
+			v.quiesce(prefix), v.NBD.validate(prefix+"nbd."))...)
 	}
 	return errs
+}
+
+// quiesce errs unless the time-out is one that a guest can come to rest in
+// without being frozen for as long as its applications notice.
+func (v VSphere) quiesce(prefix string) error {
+	if v.QuiesceTimeout != 0 && (v.QuiesceTimeout < 5*time.Second || v.QuiesceTimeout > 15*time.Minute) {
+		return fmt.Errorf("%squiesce-timeout is %s: it must be between 5s and 15m", prefix, v.QuiesceTimeout)
+	}
+	return nil
 }
 
 func (n NBD) validate(prefix string) error {

@@ -12,9 +12,11 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"skylift/hypervisor"
+	"skylift/internal/bandwidth"
 	linkv1 "skylift/link/linkv1"
 	"skylift/link/linkv1/linkv1connect"
 	"skylift/staging"
+	"skylift/transfer"
 )
 
 // control is a control plane that answers as its functions say; calls without
@@ -29,6 +31,7 @@ type control struct {
 	record   func() error
 	report   func(*linkv1.ReportInventoryRequest) error
 	judge    func(*linkv1.JudgeRequest) *linkv1.JudgeResponse
+	answer   func(*linkv1.AnswerRequest) error
 
 	mu       sync.Mutex
 	calls    map[string]int
@@ -141,6 +144,16 @@ func (c *control) Judge(_ context.Context, r *connect.Request[linkv1.JudgeReques
 	return connect.NewResponse(&linkv1.JudgeResponse{}), nil
 }
 
+func (c *control) Answer(_ context.Context, r *connect.Request[linkv1.AnswerRequest]) (*connect.Response[linkv1.AnswerResponse], error) {
+	c.count("Answer")
+	if c.answer != nil {
+		if err := c.answer(r.Msg); err != nil {
+			return nil, err
+		}
+	}
+	return connect.NewResponse(&linkv1.AnswerResponse{}), nil
+}
+
 // RoundTrip has the service answer a request.
 func (c *control) RoundTrip(r *http.Request) (*http.Response, error) {
 	_, handler := linkv1connect.NewLinkServiceHandler(c)
@@ -193,6 +206,7 @@ type quiet struct {
 	snapshot func(ctx context.Context) error
 	held     []hypervisor.SnapshotRef
 
+	bandwidth *bandwidth.Limiter // nil for none
 	shares    []hypervisor.Share
 	sharesErr error
 
@@ -244,7 +258,11 @@ func newConnector(t *testing.T, c *control, q *quiet) *Connector {
 	}
 	log := logrus.New()
 	log.SetOutput(t.Output())
-	n, err := New(Config{Identity: Identity{Connector: "c-1", Installation: "i-1", Key: key}, URL: "http://control", HTTP: &http.Client{Transport: c},
+	mover, err := transfer.New(transfer.Config{Bandwidth: q.bandwidth, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := New(Config{Mover: mover, Identity: Identity{Connector: "c-1", Installation: "i-1", Key: key}, URL: "http://control", HTTP: &http.Client{Transport: c},
 		Sources: []Source{{ID: "vc-1", Name: "vcenter-1", Source: q}}, Log: log})
 	if err != nil {
 		t.Fatal(err)

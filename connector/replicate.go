@@ -135,7 +135,12 @@ func (a *attempt) snapshot(ctx context.Context) (hypervisor.SnapshotRef, error) 
 	return ref, nil
 }
 
+// takeSnapshot waits for its turn, and for a time when the snapshot's bytes may
+// be sent: it grows from its first moment.
 func (a *attempt) takeSnapshot(ctx context.Context) (hypervisor.SnapshotRef, error) {
+	if err := a.Mover.Open(ctx); err != nil {
+		return hypervisor.SnapshotRef{}, err
+	}
 	leave, err := a.watch.shares.take(ctx, a.watch.tasks)
 	if err != nil {
 		return hypervisor.SnapshotRef{}, err
@@ -350,7 +355,7 @@ func (d *diskWork) report() *linkv1.DiskProgress {
 	info, p := d.Info(), &d.progress
 	mode, reason := p.Mode()
 	return &linkv1.DiskProgress{
-		Disk: string(info.ID), Kind: string(mode), Reason: reason, Size: info.Size,
+		Disk: string(info.ID), Name: info.Name, Kind: string(mode), Reason: reason, Size: info.Size,
 		Planned: p.Planned.Load(), Done: p.Done.Load(), Read: p.Read.Load(), Changed: p.Changed.Load(),
 		Sent: p.Sent.Load(), Stored: p.Stored.Load(), Resumed: p.Resumed.Load(),
 		Transport: info.Transport, TransportWhy: info.Why,

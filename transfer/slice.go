@@ -21,7 +21,11 @@ type slice struct {
 	// found are the blocks that differ from the base. They become part of the
 	// run's map when the segment is stored, so that a slice can be read again.
 	found []change
-	room  [staging.SegmentBlocks]change // for found, in all but large plans
+
+	// Room for what most slices have.
+	rangeRoom [4]staging.Range
+	partRoom  [2]part
+	foundRoom [staging.SegmentBlocks]change
 
 	slab       *slab
 	writer     *staging.SegmentWriter
@@ -67,6 +71,7 @@ func (s *slice) size(disk int64) (n int64) {
 // begin prepares slice n: its ranges, and the base's hashes of its blocks.
 func (mv *move) begin(ctx context.Context, n int64) (*slice, error) {
 	s := &slice{n: n}
+	s.ranges, s.shards = s.rangeRoom[:0], s.partRoom[:0]
 	for r := range mv.plan.Slice(n) {
 		s.ranges = append(s.ranges, r)
 		for first, end := r.First, r.First+r.Count; first < end; {
@@ -103,7 +108,7 @@ func (s *slice) record(block int64, sum staging.Hash) bool {
 		return false
 	}
 	if s.found == nil {
-		s.found = s.room[:0]
+		s.found = s.foundRoom[:0]
 	}
 	s.found = append(s.found, change{block, sum})
 	return true

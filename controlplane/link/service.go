@@ -54,6 +54,9 @@ type Catalog interface {
 	RefreshWanted(ctx context.Context, connector string) (bool, error)
 	RefreshFailed(ctx context.Context, connector string) error
 	Report(ctx context.Context, connector string, r catalog.Report) error
+	TakeAsk(ctx context.Context, connector string) (catalog.Ask, bool, error)
+	ReturnAsk(ctx context.Context, a catalog.Ask) error
+	Answer(ctx context.Context, connector, id string, r *catalog.Readiness, f *catalog.Failure) error
 }
 
 // Runs is what the service needs of the replication runs.

@@ -20,7 +20,7 @@ type rule struct {
 // names none of these folders is misspelt.
 var layout = []string{
 	"cmd/connector", "cmd/controlplane", "cmd/appliance", "cmd/skylift",
-	"cmd/internal/bench", "cmd/internal/connectord", "cmd/internal/controlplaned", "cmd/internal/daemon", "cmd/internal/try",
+	"cmd/internal/bench", "cmd/internal/connectord", "cmd/internal/controlplaned", "cmd/internal/daemon", "cmd/internal/operate", "cmd/internal/try",
 	"connector", "transfer", "staging", "link", "config", "docs", "packer",
 	"hypervisor", "hypervisor/sourcetest", "hypervisor/vdisk", "hypervisor/vsphere", "hypervisor/hyperv", "hypervisor/azure",
 	"appliance",

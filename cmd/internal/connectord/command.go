@@ -12,7 +12,7 @@ func Command(version string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "skylift-connector",
 		Short: "Find the servers of a data centre and bring their disks to AWS",
-		Long: "The connector dials out to the control plane, finds servers in vCenter, takes snapshots and streams\n" +
+		Long: "The connector dials out to the control plane, finds servers in vSphere, takes snapshots and streams\n" +
 			"changed blocks to staging. Settings come from a file, and from SKYLIFT_… in the environment.",
 		Version: version, Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {

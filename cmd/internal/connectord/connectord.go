@@ -117,10 +117,10 @@ func enrol(ctx context.Context, c config.Connector, client *http.Client, version
 }
 
 // openVSphere makes a vSphere source. Its identity is asked for once and kept,
-// so that a connector can start while its vCenter is down.
+// so that a connector can start while its vSphere is down.
 func openVSphere(ctx context.Context, dir string, v config.VSphere, proxy dial.Proxy, installation string, log logrus.FieldLogger) (connector.Source, func(), error) {
 	fail := func(err error) (connector.Source, func(), error) {
-		return connector.Source{}, nil, fmt.Errorf("set up the vCenter %s: %w", v.URL, err)
+		return connector.Source{}, nil, fmt.Errorf("set up vSphere at %s: %w", v.URL, err)
 	}
 	password, err := v.PasswordFile.Read()
 	if err != nil {
@@ -153,6 +153,7 @@ func openVSphere(ctx context.Context, dir string, v config.VSphere, proxy dial.P
 		// Names of snapshots take letters and digits only.
 		Installation: strings.ReplaceAll(installation, "-", ""),
 		Customize:    over(settings), CustomizeHost: over(hostSettings),
+		Limits: vsphere.Limits{Quiesce: v.QuiesceTimeout},
 	})
 	if err != nil {
 		return fail(err)
@@ -161,7 +162,7 @@ func openVSphere(ctx context.Context, dir string, v config.VSphere, proxy dial.P
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		if err := source.Close(ctx); err != nil {
-			log.WithError(err).Warn("the session with the vCenter was not closed cleanly")
+			log.WithError(err).Warn("the session with vSphere was not closed cleanly")
 		}
 	}
 	id, err := identity(ctx, filepath.Join(dir, "sources.json"), v.URL, source.Identity)
