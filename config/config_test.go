@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"skylift/internal/bandwidth"
 	"skylift/internal/problem"
 )
 
@@ -94,22 +95,25 @@ func TestNBDServersAreTaken(t *testing.T) {
 
 func TestSettingsThatCannotBeUsedAreNamed(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
-		"an unknown name":            {connectorFile + "slotz: 1\n", "slotz"},
-		"an unknown name in a list":  {strings.Replace(connectorFile, "user:", "usr:", 1), "usr"},
-		"no YAML":                    {"a: [", "settings.yaml"},
-		"a number that is none":      {strings.Replace(connectorFile, "slots: 3", "slots: many", 1), "slots"},
-		"a number out of range":      {strings.Replace(connectorFile, "slots: 3", "slots: 0", 1), "slots is 0"},
-		"sweeps without a pause":     {connectorFile + "sweep-every: 0s\n", "sweep-every is 0s"},
-		"a URL without TLS":          {strings.Replace(connectorFile, "https://vcenter", "http://vcenter", 1), "vsphere[0].url must begin with https://"},
-		"a password in a URL":        {strings.Replace(connectorFile, "https://vcenter", "https://u:hunter2@vcenter", 1), "vsphere[0].url holds a user or a password"},
-		"an NBD server without TLS":  {withNBD("url: nbd://nbd/{snapshot}/{file}"), "vsphere[0].nbd.url begins with nbd://, which is not encrypted"},
-		"plain NBD with TLS":         {withNBD("{url: \"nbd://nbd/{snapshot}/{file}\", plain: true, ca-file: x}"), "settings for TLS"},
-		"an NBD server of the web":   {withNBD("url: https://nbd/{snapshot}/{file}"), "must begin with nbds://"},
-		"an NBD server without name": {withNBD("plain: true"), "vsphere[0].nbd.url is not set"},
-		"a certificate without key":  {withNBD("{url: \"nbds://nbd/{snapshot}/{file}\", certificate-file: x}"), "belong together"},
-		"no vCenter":                 {"control-plane: {url: https://x}\n", "names no vCenter"},
-		"no control plane":           {"vsphere: []\n", "control-plane.url is not set"},
-		"a log level that is none":   {connectorFile + "log: {level: loud}\n", "log.level"},
+		"an unknown name":             {connectorFile + "slotz: 1\n", "slotz"},
+		"an unknown name in a list":   {strings.Replace(connectorFile, "user:", "usr:", 1), "usr"},
+		"no YAML":                     {"a: [", "settings.yaml"},
+		"a number that is none":       {strings.Replace(connectorFile, "slots: 3", "slots: many", 1), "slots"},
+		"a number out of range":       {strings.Replace(connectorFile, "slots: 3", "slots: 0", 1), "slots is 0"},
+		"sweeps without a pause":      {connectorFile + "sweep-every: 0s\n", "sweep-every is 0s"},
+		"a URL without TLS":           {strings.Replace(connectorFile, "https://vcenter", "http://vcenter", 1), "vsphere[0].url must begin with https://"},
+		"a password in a URL":         {strings.Replace(connectorFile, "https://vcenter", "https://u:hunter2@vcenter", 1), "vsphere[0].url holds a user or a password"},
+		"an NBD server without TLS":   {withNBD("url: nbd://nbd/{snapshot}/{file}"), "vsphere[0].nbd.url begins with nbd://, which is not encrypted"},
+		"plain NBD with TLS":          {withNBD("{url: \"nbd://nbd/{snapshot}/{file}\", plain: true, ca-file: x}"), "settings for TLS"},
+		"an NBD server of the web":    {withNBD("url: https://nbd/{snapshot}/{file}"), "must begin with nbds://"},
+		"an NBD server without name":  {withNBD("plain: true"), "vsphere[0].nbd.url is not set"},
+		"a certificate without key":   {withNBD("{url: \"nbds://nbd/{snapshot}/{file}\", certificate-file: x}"), "belong together"},
+		"no vCenter":                  {"control-plane: {url: https://x}\n", "names no vCenter"},
+		"no control plane":            {"vsphere: []\n", "control-plane.url is not set"},
+		"a log level that is none":    {connectorFile + "log: {level: loud}\n", "log.level"},
+		"a timetable that is none":    {connectorFile + "bandwidth: {limit: '25:00,1M'}\n", "bandwidth.limit"},
+		"a time zone that is none":    {connectorFile + "bandwidth: {limit: 1M, time-zone: Berlin}\n", "bandwidth.time-zone"},
+		"a quiesce time-out of hours": {strings.Replace(connectorFile, "user:", "quiesce-timeout: 2h\n    user:", 1), "quiesce-timeout is 2h0m0s"},
 	} {
 		_, err := LoadConnector(write(t, test.text), nil)
 		if !problem.Has(err, Invalid) || !strings.Contains(err.Error(), test.want) {
@@ -121,6 +125,47 @@ func TestSettingsThatCannotBeUsedAreNamed(t *testing.T) {
 	}
 	if _, err := LoadConnector("/nonexistent/settings.yaml", nil); !problem.Has(err, Invalid) {
 		t.Errorf("a missing file: %v", err)
+	}
+}
+
+func TestTheBandwidthIsATimetableInAZone(t *testing.T) {
+	now := time.Date(2025, 7, 7, 7, 30, 0, 0, time.UTC) // a Monday; 09:30 in Berlin
+	for text, want := range map[string]bandwidth.Limit{
+		"":                         bandwidth.Unlimited,
+		"bandwidth: {limit: off}":  bandwidth.Unlimited,
+		"bandwidth: {limit: 0}":    bandwidth.Unlimited,
+		"bandwidth: {limit: 512}":  512 << 10,
+		"bandwidth: {limit: 1.5M}": 3 << 19,
+		"bandwidth:\n  limit: >-\n    Mon-09:00,20M\n    Mon-19:00,off\n  time-zone: Europe/Berlin": 20 << 20,
+		"bandwidth: {limit: 'Mon-09:00,20M Mon-19:00,off', time-zone: UTC}":                         bandwidth.Unlimited,
+	} {
+		c, err := LoadConnector(write(t, connectorFile+text+"\n"), nil)
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		table, err := c.Bandwidth.Timetable()
+		if got := table.At(now); err != nil || got != want {
+			t.Errorf("%q: %s, %v, want %s", text, got, err, want)
+		}
+	}
+}
+
+func TestSettingsThatNeedARestartAreNamed(t *testing.T) {
+	running, err := LoadConnector(write(t, connectorFile), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed, err := LoadConnector(write(t, strings.NewReplacer("slots: 3", "slots: 4", `"ab:cd"`, `"ef"`, "svc", "other").Replace(connectorFile)+
+		"bandwidth: {limit: 1M}\nlog: {json: true}\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(changed.Restart(running), " "); got != "control-plane.fingerprint vsphere slots log.json" {
+		t.Errorf("changed: %s", got)
+	}
+	if got := running.Restart(running); len(got) != 0 {
+		t.Errorf("nothing is changed, and yet: %q", got)
 	}
 }
 

@@ -3,9 +3,12 @@ package config
 import (
 	"fmt"
 	"net/url"
+	"reflect"
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"skylift/internal/bandwidth"
 )
 
 // Connector is the settings of skylift-connector.
@@ -26,6 +29,9 @@ type Connector struct {
 	VSphere []VSphere `mapstructure:"vsphere"`
 	// Staging is for a connector that has credentials of its own.
 	Staging ConnectorStaging `mapstructure:"staging"`
+	// Bandwidth bounds what is sent to staging. It is the one setting that is
+	// followed while the connector runs.
+	Bandwidth Bandwidth `mapstructure:"bandwidth"`
 	// Slots is how many runs are under way at once.
 	Slots int `mapstructure:"slots"`
 	// MemoryMiB bounds the buffers of all transfers together.
@@ -52,6 +58,10 @@ type VSphere struct {
 	User         string     `mapstructure:"user"`
 	PasswordFile SecretFile `mapstructure:"password-file"`
 	Trust        `mapstructure:",squash"`
+	// QuiesceTimeout is how long a guest may take to come to rest for a
+	// snapshot before that is given up, where a job prefers it; five times as
+	// long where a job requires it. Zero stands for a minute.
+	QuiesceTimeout time.Duration `mapstructure:"quiesce-timeout"`
 	// NBD is an NBD server that gives frozen disks which the datastores refuse.
 	NBD NBD `mapstructure:"nbd"`
 }
@@ -80,12 +90,42 @@ type ConnectorStaging struct {
 	CAFile string `mapstructure:"ca-file"`
 }
 
+// Bandwidth bounds what a connector sends to staging, all runs together.
+type Bandwidth struct {
+	// Limit is one limit or a weekly timetable, as bandwidth.Parse reads it.
+	Limit string `mapstructure:"limit"`
+	// TimeZone is whose clocks the timetable goes by, an IANA name such as
+	// Europe/Berlin; the machine's own by default.
+	TimeZone string `mapstructure:"time-zone"`
+}
+
+// Timetable is what the settings mean.
+func (b Bandwidth) Timetable() (bandwidth.Timetable, error) {
+	zone := time.Local
+	if b.TimeZone != "" {
+		var err error
+		if zone, err = time.LoadLocation(b.TimeZone); err != nil {
+			return bandwidth.Timetable{}, fmt.Errorf("bandwidth.time-zone: %w", err)
+		}
+	}
+	table, err := bandwidth.Parse(b.Limit, zone)
+	if err != nil {
+		return bandwidth.Timetable{}, fmt.Errorf("bandwidth.limit: %w", err)
+	}
+	return table, nil
+}
+
+func (b Bandwidth) validate() error {
+	_, err := b.Timetable()
+	return err
+}
+
 // DefaultConnector returns the settings as they are where nothing is set.
 func DefaultConnector() Connector {
 	return Connector{
 		Dir: "/var/db/skylift/connector", Slots: 8, MemoryMiB: 96, Parallel: 8,
 		ReportEvery: 5 * time.Second, SweepEvery: time.Minute,
-		Log: Log{Level: "info"},
+		Bandwidth: Bandwidth{Limit: "off"}, Log: Log{Level: "info"},
 	}
 }
 
@@ -96,11 +136,19 @@ func LoadConnector(file string, flags *pflag.FlagSet) (Connector, error) {
 	return c, err
 }
 
+// Restart names the settings that are other than in running and are not
+// followed before the connector is started anew.
+func (c Connector) Restart(running Connector) []string {
+	c.Bandwidth = running.Bandwidth
+	return differing(reflect.ValueOf(c), reflect.ValueOf(running), "")
+}
+
 func (c *Connector) validate() []error {
 	errs := compact(
 		required("dir", c.Dir),
 		httpsURL("control-plane.url", c.ControlPlane.URL),
 		c.Log.validate(),
+		c.Bandwidth.validate(),
 		within("slots", int64(c.Slots), 1, 256),
 		within("memory-mib", c.MemoryMiB, 48, 65536),
 		within("parallel", int64(c.Parallel), 1, 64),
@@ -109,15 +157,24 @@ func (c *Connector) validate() []error {
 		errs = append(errs, fmt.Errorf("sweep-every is %s: it must be a second at least", c.SweepEvery))
 	}
 	if len(c.VSphere) == 0 {
-		errs = append(errs, fmt.Errorf("vsphere names no vCenter"))
+		errs = append(errs, fmt.Errorf("vsphere names no vCenter and no ESXi host"))
 	}
 	for i, v := range c.VSphere {
 		prefix := fmt.Sprintf("vsphere[%d].", i)
 		errs = append(errs, compact(
 			httpsURL(prefix+"url", v.URL), required(prefix+"user", v.User), required(prefix+"password-file", string(v.PasswordFile)),
-			v.NBD.validate(prefix+"nbd."))...)
+			v.quiesce(prefix), v.NBD.validate(prefix+"nbd."))...)
 	}
 	return errs
+}
+
+// quiesce errs unless the time-out is one that a guest can come to rest in
+// without being frozen for as long as its applications notice.
+func (v VSphere) quiesce(prefix string) error {
+	if v.QuiesceTimeout != 0 && (v.QuiesceTimeout < 5*time.Second || v.QuiesceTimeout > 15*time.Minute) {
+		return fmt.Errorf("%squiesce-timeout is %s: it must be between 5s and 15m", prefix, v.QuiesceTimeout)
+	}
+	return nil
 }
 
 func (n NBD) validate(prefix string) error {

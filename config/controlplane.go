@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -52,7 +53,7 @@ type Staging struct {
 	// ShareCredentials hands the control plane's own keys to connectors; for
 	// servers that have no temporary ones.
 	ShareCredentials bool `mapstructure:"share-credentials"`
-	// Compression is zstd or off.
+	// Compression is zstd, off, or auto: where the network is what a run waits for.
 	Compression string `mapstructure:"compression"`
 }
 
@@ -67,7 +68,7 @@ func LoadControlPlane(file string, flags *pflag.FlagSet) (ControlPlane, error) {
 	c := ControlPlane{
 		Dir: "/var/lib/skylift", SealingKeyFile: "/etc/skylift/sealing.key", Listen: ":8443",
 		Lease: time.Minute, Backoff: 30 * time.Second,
-		Staging: Staging{Compression: "zstd", Region: "us-east-1"}, Log: Log{Level: "info"},
+		Staging: Staging{Compression: "auto", Region: "us-east-1"}, Log: Log{Level: "info"},
 	}
 	err := load(&c, file, flags)
 	return c, err
@@ -85,8 +86,8 @@ func (c *ControlPlane) validate() []error {
 	if c.Staging.Endpoint != "" {
 		errs = append(errs, compact(httpsURL("staging.endpoint", c.Staging.Endpoint))...)
 	}
-	if c.Staging.Compression != "zstd" && c.Staging.Compression != "off" {
-		errs = append(errs, fmt.Errorf("staging.compression is %q: it can be zstd or off", c.Staging.Compression))
+	if !slices.Contains([]string{"zstd", "off", "auto"}, c.Staging.Compression) {
+		errs = append(errs, fmt.Errorf("staging.compression is %q: it can be zstd, off or auto", c.Staging.Compression))
 	}
 	if c.Lease < time.Second {
 		errs = append(errs, fmt.Errorf("lease is %s: it must be a second at least", c.Lease))

@@ -78,6 +78,23 @@ func names(t reflect.Type, prefix string) (out []string) {
 	return out
 }
 
+// differing lists the paths of the settings that two structs of one type do
+// not have in common; a list counts as one.
+func differing(a, b reflect.Value, prefix string) (out []string) {
+	for i := range a.NumField() {
+		tag := a.Type().Field(i).Tag.Get("mapstructure")
+		switch {
+		case tag == ",squash":
+			out = append(out, differing(a.Field(i), b.Field(i), prefix)...)
+		case a.Field(i).Kind() == reflect.Struct:
+			out = append(out, differing(a.Field(i), b.Field(i), prefix+tag+".")...)
+		case !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()):
+			out = append(out, prefix+tag)
+		}
+	}
+	return out
+}
+
 // required errs when a setting that must be there is empty.
 func required(name, value string) error {
 	if value == "" {

@@ -78,6 +78,7 @@ type Connector struct {
 	Config
 	link    linkv1connect.LinkServiceClient
 	runs    *runSet
+	asks    *asks
 	watches map[string]*watch
 	// known is closed when the control plane knows the sources; greeted closes it.
 	known   chan struct{}
@@ -94,9 +95,10 @@ func New(c Config) (*Connector, error) {
 		c.Now = time.Now
 	}
 	if len(c.Sources) == 0 {
-		return nil, errors.New("the connector has no source; name a vCenter in its settings")
+		return nil, errors.New("the connector has no source; name a vCenter or an ESXi host in its settings")
 	}
 	n := &Connector{Config: c, link: c.Identity.client(c.HTTP, c.URL, c.Now), runs: newRunSet(), watches: map[string]*watch{}, known: make(chan struct{})}
+	n.asks = newAsks(n)
 	n.greeted = sync.OnceFunc(func() { close(n.known) })
 	for _, s := range c.Sources {
 		if n.watches[s.ID] != nil {
@@ -125,5 +127,6 @@ func (c *Connector) Run(ctx context.Context) error {
 	}
 	work.Wait()
 	c.runs.wait()
+	c.asks.wait()
 	return nil
 }

@@ -71,3 +71,14 @@ func toServer(s *hypervisor.Server) *linkv1.Server {
 	}
 	return out
 }
+
+func toReport(r hypervisor.Report) *linkv1.Report {
+	out := &linkv1.Report{}
+	for _, f := range r.Facts {
+		out.Facts = append(out.Facts, &linkv1.Fact{Subject: f.Subject, Name: f.Name, Value: f.Value})
+	}
+	for _, f := range r.Findings {
+		out.Findings = append(out.Findings, &linkv1.Finding{Code: f.Code, Blocks: f.Blocks, Subject: f.Subject, What: f.What, Hint: f.Hint})
+	}
+	return out
+}

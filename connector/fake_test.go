@@ -29,6 +29,7 @@ type control struct {
 	record   func() error
 	report   func(*linkv1.ReportInventoryRequest) error
 	judge    func(*linkv1.JudgeRequest) *linkv1.JudgeResponse
+	answer   func(*linkv1.AnswerRequest) error
 
 	mu       sync.Mutex
 	calls    map[string]int
@@ -139,6 +140,16 @@ func (c *control) Judge(_ context.Context, r *connect.Request[linkv1.JudgeReques
 		return connect.NewResponse(c.judge(r.Msg)), nil
 	}
 	return connect.NewResponse(&linkv1.JudgeResponse{}), nil
+}
+
+func (c *control) Answer(_ context.Context, r *connect.Request[linkv1.AnswerRequest]) (*connect.Response[linkv1.AnswerResponse], error) {
+	c.count("Answer")
+	if c.answer != nil {
+		if err := c.answer(r.Msg); err != nil {
+			return nil, err
+		}
+	}
+	return connect.NewResponse(&linkv1.AnswerResponse{}), nil
 }
 
 // RoundTrip has the service answer a request.

@@ -1,6 +1,10 @@
 package connector
 
-import "skylift/internal/problem"
+import (
+	"errors"
+
+	"skylift/internal/problem"
+)
 
 // What can be wrong with a run besides its source and its staging.
 var (
@@ -14,6 +18,16 @@ var (
 		Code:  "no-disks",
 		Title: "the server has no disk that can be replicated",
 		Hint:  "Look at the server's readiness report for the reason per disk, and at the disks that the job leaves out",
+	}
+	AskUnknown = &problem.Kind{
+		Code:  "ask-unknown",
+		Title: "this connector does not know what the control plane asks for",
+		Hint:  "Update the connector",
+	}
+	TrackingNotOffered = &problem.Kind{
+		Code:  "tracking-not-offered",
+		Title: "this kind of source has no change tracking to be switched on",
+		Hint:  "Nothing is to be done: where the platform tracks changes, it does so by itself",
 	}
 	SnapshotUrgent = &problem.Kind{
 		Code:  "snapshot-given-up",
@@ -36,3 +50,6 @@ var (
 		Hint:  "Codes work once and expire: make a new one with 'skylift-controlplane activation-code' and enter it here",
 	}
 )
+
+// errAskLate is why work on an ask was given up.
+var errAskLate = errors.New("the time that the control plane gave for it is over")

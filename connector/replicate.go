@@ -199,7 +199,7 @@ func (a *attempt) transfer(ctx context.Context, ref hypervisor.SnapshotRef) (err
 			defer leave()
 			d.sealed, err = a.Mover.Move(groupCtx, transfer.Task{
 				Job: a.command.Job, Run: a.command.Lease.Run, Snapshot: snapshot, Ref: ref, Disk: d.Disk,
-				Base: a.base(d.Info().ID), Store: store, Compress: a.command.Compression != "off", Progress: &d.progress,
+				Base: a.base(d.Info().ID), Store: store, Compression: transfer.Compression(a.command.Compression), Progress: &d.progress,
 			})
 			return err
 		})
@@ -350,7 +350,7 @@ func (d *diskWork) report() *linkv1.DiskProgress {
 	info, p := d.Info(), &d.progress
 	mode, reason := p.Mode()
 	return &linkv1.DiskProgress{
-		Disk: string(info.ID), Kind: string(mode), Reason: reason, Size: info.Size,
+		Disk: string(info.ID), Name: info.Name, Kind: string(mode), Reason: reason, Size: info.Size,
 		Planned: p.Planned.Load(), Done: p.Done.Load(), Read: p.Read.Load(), Changed: p.Changed.Load(),
 		Sent: p.Sent.Load(), Stored: p.Stored.Load(), Resumed: p.Resumed.Load(),
 		Transport: info.Transport, TransportWhy: info.Why,

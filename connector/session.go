@@ -166,6 +166,8 @@ func (c *Connector) obey(ctx context.Context, command *linkv1.Command) {
 			return
 		}
 		c.runs.start(ctx, command.Replicate.Lease, func(ctx context.Context) { c.replicate(ctx, command.Replicate) })
+	case *linkv1.Command_Ask:
+		c.asks.start(ctx, command.Ask)
 	case *linkv1.Command_RefreshInventory:
 		for _, w := range c.watches {
 			w.refresh()

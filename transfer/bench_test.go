@@ -51,11 +51,15 @@ func (s hollowStore) Put(ctx context.Context, key string, p []byte) error {
 
 func moveLoop(t testing.TB, m *Mover, d *loopDisk) {
 	t.Helper()
-	_, err := m.Move(t.Context(), Task{Job: "job", Run: "run", Snapshot: &fakeSnapshot{}, Disk: d,
-		Ref: hypervisor.SnapshotRef{ID: "snapshot-1"}, Store: hollowStore{newStore()}, Compress: true})
-	if err != nil {
+	task := taskOf(d, hollowStore{newStore()}, nil)
+	task.Compression = Zstd
+	if _, err := m.Move(t.Context(), task); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func taskOf(d hypervisor.Disk, store staging.Store, p *Progress) Task {
+	return Task{Job: "job", Run: "run", Snapshot: &fakeSnapshot{}, Disk: d, Ref: hypervisor.SnapshotRef{ID: "snapshot-1"}, Store: store, Progress: p}
 }
 
 // BenchmarkMove is the pipeline alone: a first run from memory to nowhere.

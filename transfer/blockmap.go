@@ -33,9 +33,10 @@ type finished struct {
 type shard struct {
 	hashes  staging.Shard // the base's, overwritten block by block
 	left    int64         // blocks of the plan that no slice has finished
-	load    sync.Once
-	err     error
 	changed bool
+
+	load   sync.Mutex
+	loaded bool
 }
 
 func newBlockMap(store staging.Store, plan *staging.Plan, base *staging.Manifest, count func(int64)) *blockMap {
@@ -52,8 +53,15 @@ func (m *blockMap) shard(ctx context.Context, n int64) (*shard, error) {
 		m.open[n] = s
 	}
 	m.mu.Unlock()
-	s.load.Do(func() { s.err = readBase(ctx, m.store, m.base, n, &s.hashes) })
-	return s, s.err
+	s.load.Lock()
+	defer s.load.Unlock()
+	if !s.loaded {
+		if err := readBase(ctx, m.store, m.base, n, &s.hashes); err != nil {
+			return nil, err
+		}
+		s.loaded = true
+	}
+	return s, nil
 }
 
 // fresh is called with mu held.
@@ -61,7 +69,7 @@ func (m *blockMap) fresh() *shard {
 	if k := len(m.idle); k > 0 {
 		s := m.idle[k-1]
 		m.idle = m.idle[:k-1]
-		s.load, s.err, s.changed = sync.Once{}, nil, false
+		s.loaded, s.changed = false, false
 		return s
 	}
 	return new(shard)

@@ -29,8 +29,16 @@ type fakeDisk struct {
 	fault func(off int64) error
 	piece int64
 
-	mu    sync.Mutex
-	reads int
+	mu     sync.Mutex
+	reads  int // under way
+	opened int // since ever
+}
+
+// open tells how many Reads are under way.
+func (d *fakeDisk) open() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.reads
 }
 
 func (d *fakeDisk) Info() hypervisor.DiskInfo { return d.info }
@@ -51,6 +59,7 @@ func (d *fakeDisk) Changed(ctx context.Context, since hypervisor.ChangeID, emit 
 func (d *fakeDisk) Read(ctx context.Context, in []hypervisor.Extent, emit func(int64, []byte, int64) error) error {
 	d.mu.Lock()
 	d.reads++
+	d.opened++
 	busy := d.reads > 1 && !d.info.RandomAccess
 	d.mu.Unlock()
 	defer func() {
@@ -79,10 +88,14 @@ func (d *fakeDisk) Read(ctx context.Context, in []hypervisor.Extent, emit func(i
 			n := min(d.piece, e.End()-off)
 			p := d.bytes[off : off+n]
 			var err error
+			began := time.Now()
 			if staging.IsZero(p) && off/staging.BlockSize%2 == 0 {
 				err = emit(off, nil, n)
 			} else {
 				err = emit(off, bytes.Clone(p), 0)
+			}
+			if waited := time.Since(began); d.info.Patience > 0 && waited > d.info.Patience {
+				return fmt.Errorf("the stream died: emit blocked for %s", waited)
 			}
 			if err != nil {
 				return err
@@ -207,9 +220,13 @@ func (g *guest) differing(d *fakeDisk) (changed, data int64) {
 }
 
 func (g *guest) task(d *fakeDisk, store staging.Store, progress *Progress) Task {
+	compression := Zstd
+	if g.raw {
+		compression = Off
+	}
 	return Task{
 		Job: "sms-job-1", Run: fmt.Sprintf("sms-run-%d", g.epoch),
-		Snapshot: &fakeSnapshot{}, Disk: d, Store: store, Base: g.base, Compress: !g.raw, Progress: progress,
+		Snapshot: &fakeSnapshot{}, Disk: d, Store: store, Base: g.base, Compression: compression, Progress: progress,
 		Ref: hypervisor.SnapshotRef{ID: fmt.Sprintf("snapshot-%d", g.epoch), Created: time.Unix(1e9, 0), Consistency: hypervisor.CrashConsistent},
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"math"
 
 	"skylift/hypervisor"
 	"skylift/internal/problem"
@@ -37,11 +36,7 @@ func (mv *move) makePlan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	plan, err := staging.NewPlan(mv.facts, ranges)
-	if err != nil {
-		return err
-	}
-	p, err := staging.EncodeObject(plan)
+	plan, p, err := encodePlan(mv.facts, ranges)
 	if err != nil {
 		return err
 	}
@@ -56,6 +51,35 @@ func (mv *move) makePlan(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("store the plan: %w", err)
 	}
+	mv.progress.Stored.Add(int64(len(p)))
+	mv.plan, mv.planSum = plan, sha256.Sum256(p)
+	return nil
+}
+
+func encodePlan(facts staging.Facts, ranges []staging.Range) (*staging.Plan, []byte, error) {
+	plan, err := staging.NewPlan(facts, ranges)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := staging.EncodeObject(plan)
+	return plan, p, err
+}
+
+// replan puts a plan of the whole disk in the place of one whose sample has
+// found a lie when it was already being carried out. Segments tell which plan
+// they are of, so that those of the old one are nobody's from now on: it is as
+// if another attempt had made the plan.
+func (mv *move) replan(ctx context.Context, lie int64) error {
+	facts := mv.plan.Facts
+	ranges := mv.distrust(&facts, lie)
+	plan, p, err := encodePlan(facts, ranges)
+	if err != nil {
+		return err
+	}
+	if err := mv.Store.Put(ctx, plan.Place().Plan(), p); err != nil {
+		return fmt.Errorf("replace the plan: %w", err)
+	}
+	mv.progress.restarted()
 	mv.progress.Stored.Add(int64(len(p)))
 	mv.plan, mv.planSum = plan, sha256.Sum256(p)
 	return nil
@@ -134,12 +158,12 @@ func (mv *move) chooseRanges(ctx context.Context) ([]staging.Range, error) {
 		return nil, err
 	}
 	mv.facts.Mode, mv.facts.Reason = staging.Incremental, ""
-	lie, err := mv.sample(ctx, ranges, math.MaxInt64)
+	lie, err := mv.sample(ctx, ranges)
 	if err != nil {
 		return nil, err
 	}
 	if lie >= 0 {
-		return compare(fmt.Sprintf("change tracking lied: block %d changed, and it did not say so", lie))
+		return mv.distrust(&mv.facts, lie), nil
 	}
 	return ranges, nil
 }
@@ -156,16 +180,30 @@ func (mv *move) chooseAllocated(ctx context.Context) ([]staging.Range, error) {
 	if err != nil {
 		return nil, err
 	}
-	lie, err := mv.sample(ctx, ranges, allocatedSample)
+	lie, err := mv.sample(ctx, ranges)
 	if err != nil {
 		return nil, err
 	}
 	if lie >= 0 {
-		mv.facts.Reason += fmt.Sprintf("; the source lied about what is allocated: block %d is not zero", lie)
-		mv.log.WithField("block", lie).Warn("the source lied about what is allocated; the whole disk is read")
-		return mv.wholeDisk(), nil
+		return mv.distrust(&mv.facts, lie), nil
 	}
 	return ranges, nil
+}
+
+// distrust is for a source that was caught: it named block neither changed nor
+// allocated, and it is other than it was. The run reads the whole disk, and
+// facts say why.
+func (mv *move) distrust(facts *staging.Facts, block int64) []staging.Range {
+	log := mv.log.WithField("block", block)
+	if facts.Base == nil {
+		facts.Reason += fmt.Sprintf("; the source lied about what is allocated: block %d is not zero", block)
+		log.Warn("the source lied about what is allocated; the whole disk is read")
+	} else {
+		facts.Mode = staging.Comparing
+		facts.Reason = fmt.Sprintf("change tracking lied: block %d changed, and it did not say so", block)
+		log.Warn("change tracking lied; the whole disk is read and compared")
+	}
+	return mv.wholeDisk()
 }
 
 func (mv *move) wholeDisk() []staging.Range {

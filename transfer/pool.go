@@ -32,6 +32,7 @@ func (s *slab) segment(compress bool) *staging.SegmentWriter {
 type pool struct {
 	limit   int64
 	memory  *semaphore.Weighted
+	line    chan struct{} // has a place for one who waits with patience
 	encoder *zstd.Encoder
 
 	mu   sync.Mutex
@@ -43,16 +44,28 @@ type pool struct {
 // newPool makes a pool of limit bytes, or of one large slab where that is more.
 func newPool(limit int64, encoder *zstd.Encoder) *pool {
 	limit = max(limit, slabSize(staging.LargeSegmentBlocks))
-	return &pool{limit: limit, memory: semaphore.NewWeighted(limit), encoder: encoder, free: map[int][]*slab{}}
+	return &pool{limit: limit, memory: semaphore.NewWeighted(limit), line: make(chan struct{}, 1), encoder: encoder, free: map[int][]*slab{}}
 }
 
 func slabSize(blocks int) int64 { return int64(staging.SegmentBuffer(blocks)) + staging.BlockSize }
 
 // take waits for a slab for segments of n blocks; put gives it back.
 func (p *pool) take(ctx context.Context, n int) (*slab, error) {
+	select {
+	case p.line <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-p.line }()
+	return p.takeFirst(ctx, n)
+}
+
+// takeFirst is take for those whose source does not wait for long: of all who
+// are patient, at most one comes before them.
+func (p *pool) takeFirst(ctx context.Context, n int) (*slab, error) {
 	size := slabSize(n)
 	if err := p.memory.Acquire(ctx, size); err != nil {
-		return nil, err
+		return nil, context.Cause(ctx)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

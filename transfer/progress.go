@@ -17,6 +17,9 @@ type Progress struct {
 	Stored  atomic.Int64 // of objects written
 	Resumed atomic.Int64 // of the plan's blocks that were found in staging
 
+	// Compressing tells whether the latest segment was compressed.
+	Compressing atomic.Bool
+
 	mu     sync.Mutex
 	mode   staging.Mode
 	reason string
@@ -35,6 +38,14 @@ func (p *Progress) planned(plan *staging.Plan) {
 	p.mode, p.reason = plan.Mode, plan.Reason
 	p.mu.Unlock()
 	p.Planned.Store(plannedBytes(plan))
+}
+
+// restarted notes that a Move begins anew with another plan. What was read and
+// stored for the one before stays counted.
+func (p *Progress) restarted() {
+	for _, n := range []*atomic.Int64{&p.Done, &p.Changed, &p.Sent, &p.Resumed} {
+		n.Store(0)
+	}
 }
 
 // sealed notes that an earlier attempt had brought the whole plan.

@@ -9,10 +9,13 @@ import (
 	"skylift/staging"
 )
 
-// The tracking sample: so many blocks per million, and at least so many.
+// The tracking sample: so many blocks per million, at least and at most so
+// many. A source that lies lies about more than a few blocks; reading more than
+// 4 GiB to find that would be what a run of a large disk consists of.
 const (
 	samplePPM     = 1000
 	sampleMinimum = 64
+	sampleMaximum = 8192
 	sampleBatch   = 16
 	// allocatedSample is the most blocks that a run without a base reads
 	// outside what is allocated: there everything has to be zero, and a
@@ -20,15 +23,19 @@ const (
 	allocatedSample = 256
 )
 
-// sample reads random blocks outside ranges, at most limit, and compares them
-// with the base. It returns a block that differs, or -1: a source that missed
-// one block may have missed any.
-func (mv *move) sample(ctx context.Context, ranges []staging.Range, limit int64) (int64, error) {
-	blocks := mv.pickSample(ranges, limit)
+// sample reads random blocks outside ranges and compares them with the base.
+// It returns a block that differs, or -1: a source that missed one block may
+// have missed any. Disks that are read as one stream have theirs looked at
+// there (see streamReader): a stream of its own can cost as much as the run.
+func (mv *move) sample(ctx context.Context, ranges []staging.Range) (int64, error) {
+	if !mv.Disk.Info().RandomAccess {
+		return -1, nil
+	}
+	blocks := mv.pickSample(ranges)
 	var lie atomic.Int64
 	lie.Store(-1)
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(mv.mover.parallel(mv.Disk))
+	group.SetLimit(mv.mover.parallels)
 	for len(blocks) > 0 && lie.Load() < 0 {
 		batch := blocks[:min(sampleBatch, len(blocks))]
 		blocks = blocks[len(batch):]
@@ -46,7 +53,11 @@ func (mv *move) sample(ctx context.Context, ranges []staging.Range, limit int64)
 
 // pickSample chooses one block at random in each of as many equal parts of
 // what ranges leave out as the sample has blocks.
-func (mv *move) pickSample(ranges []staging.Range, limit int64) []staging.Range {
+func (mv *move) pickSample(ranges []staging.Range) []staging.Range {
+	limit := int64(sampleMaximum)
+	if mv.base == nil {
+		limit = allocatedSample
+	}
 	all := staging.Blocks(mv.facts.Disk.Size)
 	outside := all
 	for _, r := range ranges {
@@ -74,24 +85,39 @@ func (mv *move) compare(ctx context.Context, blocks []staging.Range) (int64, err
 		return -1, err
 	}
 	defer mv.mover.pool.put(staging.SegmentBlocks, slab)
-	var base staging.Shard
-	loaded, found := int64(-1), int64(-1)
+	base, found := baseHashes{store: mv.Store, base: mv.base}, int64(-1)
 	asm := assembler{size: mv.facts.Disk.Size, scratch: slab.block, block: func(n int64, raw []byte) error {
-		if shard := n / staging.ShardBlocks; shard != loaded {
-			if err := readBase(ctx, mv.Store, mv.base, shard, &base); err != nil {
-				return err
-			}
-			loaded = shard
-		}
-		var sum staging.Hash
-		if raw != nil {
-			sum = staging.HashBlock(raw)
-		}
-		if sum != base[n%staging.ShardBlocks] && found < 0 {
+		same, err := base.has(ctx, n, raw)
+		if err == nil && !same && found < 0 {
 			found = n
 		}
-		return nil
+		return err
 	}}
 	err = mv.read(ctx, extents(blocks, mv.facts.Disk.Size), &asm)
 	return found, err
+}
+
+// baseHashes compares blocks, which come in ascending order, with the base's.
+type baseHashes struct {
+	store  staging.Store
+	base   *staging.Manifest // nil: all blocks are zero
+	shard  staging.Shard
+	number int64
+	loaded bool
+}
+
+// has reports whether block n of the base is raw; nil stands for zeros.
+func (b *baseHashes) has(ctx context.Context, n int64, raw []byte) (bool, error) {
+	if shard := n / staging.ShardBlocks; !b.loaded || shard != b.number {
+		b.loaded = false
+		if err := readBase(ctx, b.store, b.base, shard, &b.shard); err != nil {
+			return false, err
+		}
+		b.number, b.loaded = shard, true
+	}
+	var sum staging.Hash
+	if raw != nil {
+		sum = staging.HashBlock(raw)
+	}
+	return sum == b.shard[n%staging.ShardBlocks], nil
 }

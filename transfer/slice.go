@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"skylift/hypervisor"
+	"skylift/internal/bandwidth"
 	"skylift/staging"
 )
 
@@ -15,8 +17,21 @@ type slice struct {
 	n      int64
 	ranges []staging.Range
 	shards []part
-	slab   *slab
-	writer *staging.SegmentWriter
+	at     int // the shard of the block that came last
+	// found are the blocks that differ from the base. They become part of the
+	// run's map when the segment is stored, so that a slice can be read again.
+	found []change
+
+	// Room for what most slices have.
+	rangeRoom [4]staging.Range
+	partRoom  [2]part
+	foundRoom [staging.SegmentBlocks]change
+
+	slab       *slab
+	writer     *staging.SegmentWriter
+	compressed bool
+	encoding   time.Duration
+	encoded    int64 // bytes
 }
 
 // part is what a slice has of one shard.
@@ -25,6 +40,15 @@ type part struct {
 	shard     *shard
 	changed   bool
 }
+
+// change is a block that differs from the base's.
+type change struct {
+	block int64
+	sum   staging.Hash
+}
+
+// restart forgets all blocks that came.
+func (s *slice) restart() { s.at, s.found = 0, s.found[:0] }
 
 // extents returns the bytes of ranges; the last one ends with the disk.
 func extents(ranges []staging.Range, size int64) []hypervisor.Extent {
@@ -36,9 +60,10 @@ func extents(ranges []staging.Range, size int64) []hypervisor.Extent {
 	return out
 }
 
-func length(extents []hypervisor.Extent) (n int64) {
-	for _, e := range extents {
-		n += e.Length
+// size is how much of a disk of so many bytes the slice covers.
+func (s *slice) size(disk int64) (n int64) {
+	for _, r := range s.ranges {
+		n += min((r.First+r.Count)*staging.BlockSize, disk) - r.First*staging.BlockSize
 	}
 	return n
 }
@@ -46,6 +71,7 @@ func length(extents []hypervisor.Extent) (n int64) {
 // begin prepares slice n: its ranges, and the base's hashes of its blocks.
 func (mv *move) begin(ctx context.Context, n int64) (*slice, error) {
 	s := &slice{n: n}
+	s.ranges, s.shards = s.rangeRoom[:0], s.partRoom[:0]
 	for r := range mv.plan.Slice(n) {
 		s.ranges = append(s.ranges, r)
 		for first, end := r.First, r.First+r.Count; first < end; {
@@ -67,60 +93,103 @@ func (mv *move) begin(ctx context.Context, n int64) (*slice, error) {
 	return s, nil
 }
 
-// record notes a block's hash in the run's map and tells whether it differs
-// from the base's. Blocks come in ascending order, so at moves with them.
-func (s *slice) record(block int64, sum staging.Hash, at *int) bool {
-	for s.shards[*at].n != block/staging.ShardBlocks {
-		*at++
+// shardOf returns the slice's part of the block's shard. Blocks come in
+// ascending order, so at moves with them.
+func (s *slice) shardOf(block int64) *part {
+	for s.shards[s.at].n != block/staging.ShardBlocks {
+		s.at++
 	}
-	p := &s.shards[*at]
-	slot := &p.shard.hashes[block%staging.ShardBlocks]
-	if *slot == sum {
+	return &s.shards[s.at]
+}
+
+// record tells whether a block's hash differs from the base's, and notes it.
+func (s *slice) record(block int64, sum staging.Hash) bool {
+	if s.shardOf(block).shard.hashes[block%staging.ShardBlocks] == sum {
 		return false
 	}
-	*slot, p.changed = sum, true
+	if s.found == nil {
+		s.found = s.foundRoom[:0]
+	}
+	s.found = append(s.found, change{block, sum})
 	return true
 }
 
 // block takes a block that was read from the source; raw is nil for zeros.
-func (mv *move) block(s *slice, block int64, raw []byte, at *int) error {
+func (mv *move) block(s *slice, block int64, raw []byte) error {
 	var sum staging.Hash
 	if raw != nil {
 		sum = staging.HashBlock(raw)
 	}
-	if !s.record(block, sum, at) {
+	if !s.record(block, sum) {
 		return nil
 	}
-	mv.progress.Changed.Add(staging.BlockSize)
-	if !sum.IsZero() {
-		mv.progress.Sent.Add(staging.BlockSize)
+	if sum.IsZero() || !s.compressed {
+		return s.writer.Add(block, sum, raw)
 	}
-	return s.writer.Add(block, sum, raw)
+	encoders := mv.mover.compressor.encoders
+	encoders <- struct{}{}
+	defer func() { <-encoders }()
+	began := time.Now()
+	err := s.writer.Add(block, sum, raw)
+	s.encoding += time.Since(began)
+	s.encoded += staging.BlockSize
+	return err
+}
+
+// work gives the slice memory to work in, which must be given back.
+func (mv *move) work(s *slice, slab *slab) {
+	s.slab, s.compressed = slab, mv.mover.compressor.choose(mv.Compression)
+	s.writer, s.encoding, s.encoded = slab.segment(s.compressed), 0, 0
+	mv.progress.Compressing.Store(s.compressed)
+}
+
+func (mv *move) giveBack(s *slice) {
+	mv.mover.pool.put(mv.plan.SegmentBlocks, s.slab)
+	s.slab, s.writer = nil, nil
 }
 
 func (mv *move) segmentID(n int64) staging.SegmentID {
 	return staging.SegmentID{Plan: mv.planSum, N: n}
 }
 
-// store writes the slice's segment, where it has one, and hands its hashes over.
+// store writes the slice's segment, where it has one. bandwidth.ErrShut says
+// that it must not be sent now; the slice is then to be read again.
 func (mv *move) store(ctx context.Context, s *slice) error {
-	if p := s.writer.Bytes(mv.segmentID(s.n)); p != nil {
-		if err := mv.Store.Put(ctx, mv.plan.Place().Segment(s.n), p); err != nil {
-			return fmt.Errorf("store segment %d: %w", s.n, err)
-		}
-		mv.progress.Stored.Add(int64(len(p)))
-		mv.segments.add(s.n)
+	mv.mover.compressor.encoded(s.encoded, s.encoding)
+	p := s.writer.Bytes(mv.segmentID(s.n))
+	if p == nil {
+		return nil
 	}
-	return mv.finish(ctx, s)
+	began := mv.mover.compressor.sending(s.compressed)
+	err := mv.gate.putOnce(ctx, mv.plan.Place().Segment(s.n), p)
+	mv.mover.compressor.sent(began, int64(len(p)), s.compressed, err == nil)
+	if err != nil {
+		return fmt.Errorf("store segment %d: %w", s.n, err)
+	}
+	mv.progress.Stored.Add(int64(len(p)))
+	for _, c := range s.found {
+		if !c.sum.IsZero() {
+			mv.progress.Sent.Add(staging.BlockSize)
+		}
+	}
+	mv.segments.add(s.n)
+	return nil
 }
 
+// finish hands over the hashes of a slice that is in staging.
 func (mv *move) finish(ctx context.Context, s *slice) error {
+	s.at = 0
+	for _, c := range s.found {
+		p := s.shardOf(c.block)
+		p.shard.hashes[c.block%staging.ShardBlocks], p.changed = c.sum, true
+	}
+	mv.progress.Changed.Add(int64(len(s.found)) * staging.BlockSize)
 	for _, p := range s.shards {
 		if err := mv.blocks.finish(ctx, p.n, p.blocks, p.changed); err != nil {
 			return err
 		}
 	}
-	mv.progress.Done.Add(length(extents(s.ranges, mv.plan.Disk.Size)))
+	mv.progress.Done.Add(s.size(mv.plan.Disk.Size))
 	return nil
 }
 
@@ -142,14 +211,11 @@ func (mv *move) resume(ctx context.Context, s *slice) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("resume from %s: %w", key, err)
 	}
-	at := 0
 	for _, e := range entries {
-		if s.record(e.Block, e.Sum, &at) {
-			mv.progress.Changed.Add(staging.BlockSize)
-		}
+		s.record(e.Block, e.Sum)
 	}
 	mv.segments.add(s.n)
-	mv.progress.Resumed.Add(length(extents(s.ranges, mv.plan.Disk.Size)))
+	mv.progress.Resumed.Add(s.size(mv.plan.Disk.Size))
 	return true, mv.finish(ctx, s)
 }
 
@@ -167,20 +233,36 @@ func (s *slice) covers(entries []staging.Entry) bool {
 	return true
 }
 
-// readSlice reads one slice from the source, for disks with random access.
+// readSlice brings one slice from the source into staging, for disks with
+// random access. It waits for the timetable before it takes memory, and lets
+// that go when the timetable shuts.
 func (mv *move) readSlice(ctx context.Context, s *slice) error {
+	for {
+		if err := mv.gate.open(ctx); err != nil {
+			return err
+		}
+		err := mv.tryRead(ctx, s)
+		if err == nil {
+			return mv.finish(ctx, s)
+		}
+		if !errors.Is(err, bandwidth.ErrShut) {
+			return err
+		}
+		s.restart()
+	}
+}
+
+func (mv *move) tryRead(ctx context.Context, s *slice) error {
 	slab, err := mv.mover.pool.take(ctx, mv.plan.SegmentBlocks)
 	if err != nil {
 		return err
 	}
-	defer mv.mover.pool.put(mv.plan.SegmentBlocks, slab)
-	s.writer = slab.segment(mv.Compress)
-	at := 0
-	in := extents(s.ranges, mv.plan.Disk.Size)
+	mv.work(s, slab)
+	defer mv.giveBack(s)
 	asm := assembler{size: mv.plan.Disk.Size, scratch: slab.block, block: func(n int64, raw []byte) error {
-		return mv.block(s, n, raw, &at)
+		return mv.block(s, n, raw)
 	}}
-	if err := mv.read(ctx, in, &asm); err != nil {
+	if err := mv.read(ctx, extents(s.ranges, mv.plan.Disk.Size), &asm); err != nil {
 		return err
 	}
 	return mv.store(ctx, s)
@@ -189,13 +271,22 @@ func (mv *move) readSlice(ctx context.Context, s *slice) error {
 // read has the source emit extents into asm.
 func (mv *move) read(ctx context.Context, in []hypervisor.Extent, asm *assembler) error {
 	asm.begin(in)
-	err := mv.Disk.Read(ctx, in, func(off int64, p []byte, n int64) error {
-		if p != nil {
-			n = int64(len(p))
-		}
-		mv.progress.Read.Add(n)
+	return mv.readError(mv.Disk.Read(ctx, in, func(off int64, p []byte, n int64) error {
+		mv.count(p, n)
 		return asm.emit(off, p, n)
-	})
+	}), asm)
+}
+
+// count notes what a source emits.
+func (mv *move) count(p []byte, n int64) {
+	if p != nil {
+		n = int64(len(p))
+	}
+	mv.progress.Read.Add(n)
+}
+
+// readError makes the error of a Read that ended with err.
+func (mv *move) readError(err error, asm *assembler) error {
 	if err == nil {
 		err = asm.end()
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"skylift/hypervisor"
+	"skylift/internal/bandwidth"
 	"skylift/staging"
 )
 
@@ -22,6 +23,10 @@ type Config struct {
 	Memory int64
 	// Parallel is how many slices of one disk are under way at once: 8.
 	Parallel int
+	// Bandwidth bounds what is sent: no limit. It is up to the stores to have
+	// their connections paced by it; here it is asked whether anything may be
+	// sent at all.
+	Bandwidth *bandwidth.Limiter
 	// Software is written into manifests.
 	Software string
 	// Now is the clock: time.Now.
@@ -34,12 +39,14 @@ type Config struct {
 
 // Mover moves disks into staging. It bounds the memory of all its Moves.
 type Mover struct {
-	pool      *pool
-	parallels int
-	software  string
-	now       func() time.Time
-	random    func(n int64) int64
-	log       logrus.FieldLogger
+	pool       *pool
+	compressor *compressor
+	bandwidth  *bandwidth.Limiter
+	parallels  int
+	software   string
+	now        func() time.Time
+	random     func(n int64) int64
+	log        logrus.FieldLogger
 }
 
 // New makes a Mover.
@@ -48,7 +55,7 @@ func New(c Config) (*Mover, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up compression: %w", err)
 	}
-	m := &Mover{parallels: c.Parallel, software: c.Software, now: c.Now, random: c.Random, log: c.Log}
+	m := &Mover{bandwidth: c.Bandwidth, parallels: c.Parallel, software: c.Software, now: c.Now, random: c.Random, log: c.Log}
 	if c.Memory == 0 {
 		c.Memory = 96 << 20
 	}
@@ -64,15 +71,12 @@ func New(c Config) (*Mover, error) {
 	if m.log == nil {
 		m.log = logrus.StandardLogger()
 	}
-	m.pool = newPool(c.Memory, encoder)
-	return m, nil
-}
-
-func (m *Mover) parallel(d hypervisor.Disk) int {
-	if d.Info().RandomAccess {
-		return m.parallels
+	if m.bandwidth == nil {
+		m.bandwidth = bandwidth.New(bandwidth.Timetable{}, nil)
 	}
-	return 1
+	m.pool = newPool(c.Memory, encoder)
+	m.compressor = newCompressor(runtime.GOMAXPROCS(0), m.parallels, m.bandwidth.Limit)
+	return m, nil
 }
 
 // Task is one disk of a run.
@@ -82,9 +86,9 @@ type Task struct {
 	Ref      hypervisor.SnapshotRef
 	Disk     hypervisor.Disk
 	// Base is the disk's last landed run; nil if there is none.
-	Base     *staging.Base
-	Store    staging.Store
-	Compress bool
+	Base        *staging.Base
+	Store       staging.Store
+	Compression Compression // Auto by default
 	// Progress is counted in while the Move goes on; may be nil.
 	Progress *Progress
 }
@@ -101,7 +105,15 @@ type Sealed struct {
 // their budgets. Errors are hypervisor.SnapshotGone, PlanMismatch and what
 // source and store report; after one, another Move can go on.
 func (m *Mover) Move(ctx context.Context, t Task) (Sealed, error) {
-	mv := &move{mover: m, Task: t, progress: t.Progress}
+	mv := &move{mover: m, Task: t, progress: t.Progress, gate: gated{t.Store, m.bandwidth}}
+	mv.Store = mv.gate
+	switch t.Compression {
+	case "":
+		mv.Compression = Auto
+	case Zstd, Off, Auto:
+	default:
+		return Sealed{}, fmt.Errorf("transfer disk %s: compression is %q, which is not known", t.Disk.Info().Name, t.Compression)
+	}
 	if mv.progress == nil {
 		mv.progress = new(Progress)
 	}
@@ -128,6 +140,7 @@ type move struct {
 	mover    *Mover
 	log      logrus.FieldLogger
 	progress *Progress
+	gate     gated // Task.Store is this
 	facts    staging.Facts
 	plan     *staging.Plan
 	planSum  staging.Hash // of the stored plan
@@ -148,10 +161,14 @@ func (mv *move) run(ctx context.Context) (Sealed, error) {
 	if err := mv.makePlan(ctx); err != nil {
 		return Sealed{}, err
 	}
-	mv.progress.planned(mv.plan)
-	mv.blocks = newBlockMap(mv.Store, mv.plan, mv.base, func(n int64) { mv.progress.Stored.Add(n) })
-	mv.segments = newSegmentSet(mv.plan.Segments())
-	if err := mv.slices(ctx); err != nil {
+	err = mv.slices(ctx)
+	if lie := (*trackingLie)(nil); errors.As(err, &lie) {
+		if err := mv.replan(ctx, lie.block); err != nil {
+			return Sealed{}, err
+		}
+		err = mv.slices(ctx) // the plan leaves out nothing: there is no sample
+	}
+	if err != nil {
 		return Sealed{}, err
 	}
 	if err := mv.Snapshot.Verify(ctx); err != nil {
@@ -163,6 +180,9 @@ func (mv *move) run(ctx context.Context) (Sealed, error) {
 
 // slices brings every slice of the plan into staging.
 func (mv *move) slices(ctx context.Context) error {
+	mv.progress.planned(mv.plan)
+	mv.blocks = newBlockMap(mv.Store, mv.plan, mv.base, func(n int64) { mv.progress.Stored.Add(n) })
+	mv.segments = newSegmentSet(mv.plan.Segments())
 	stored, err := mv.listSegments(ctx)
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -108,51 +107,6 @@ func runOnce(t *testing.T, g *guest, mover *Mover, store staging.Store) *Progres
 	}
 	g.land(d, store, sealed)
 	return p
-}
-
-func TestTrackingThatLiesTurnsTheRunIntoAComparingPass(t *testing.T) {
-	g := newGuest(t, 64*staging.BlockSize, 3)
-	g.writeAt(0, 64*staging.BlockSize, 0)
-	store, mover := newStore(), newMover(t, Config{})
-	runOnce(t, g, mover, store)
-	g.writeAt(10*staging.BlockSize, 100, 0)
-	g.writeAt(20*staging.BlockSize, 100, 0)
-	d := g.freeze()
-	honest := d.changed
-	d.changed = func(since hypervisor.ChangeID) ([]hypervisor.Extent, error) {
-		all, err := honest(since)
-		return all[:1], err
-	}
-	p := new(Progress)
-	sealed, err := mover.Move(t.Context(), g.task(d, store, p))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if mode, reason := p.Mode(); mode != staging.Comparing || !strings.Contains(reason, "block 20") {
-		t.Errorf("the run is %s because %q", mode, reason)
-	}
-	g.land(d, store, sealed)
-}
-
-func TestASourceThatLiesAboutWhatIsAllocatedIsReadWhole(t *testing.T) {
-	g := newGuest(t, 64*staging.BlockSize, 12)
-	g.raw = true
-	g.writeAt(0, 40*staging.BlockSize, 0)
-	d := g.freeze()
-	honest := d.changed
-	d.changed = func(since hypervisor.ChangeID) ([]hypervisor.Extent, error) {
-		all, err := honest(since)
-		return all[:20], err
-	}
-	store, p := newStore(), new(Progress)
-	sealed, err := newMover(t, Config{}).Move(t.Context(), g.task(d, store, p))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if mode, reason := p.Mode(); mode != staging.Full || !strings.Contains(reason, "lied about what is allocated") {
-		t.Errorf("the run is %s because %q", mode, reason)
-	}
-	g.land(d, store, sealed)
 }
 
 func TestTrackingThatCannotAnswerTurnsTheRunIntoAComparingPass(t *testing.T) {
@@ -372,7 +326,7 @@ func TestExtentsPastTheDiskAreRefused(t *testing.T) {
 func TestTheSampleIsSpreadOverWhatThePlanLeavesOut(t *testing.T) {
 	mover := newMover(t, Config{})
 	ranges := []staging.Range{{First: 0, Count: 10}, {First: 500, Count: 1000}, {First: 9_990, Count: 10}}
-	mv := &move{mover: mover, facts: staging.Facts{Disk: staging.Disk{Size: 10_000 * staging.BlockSize}}}
+	mv := &move{mover: mover, base: new(staging.Manifest), facts: staging.Facts{Disk: staging.Disk{Size: 10_000 * staging.BlockSize}}}
 	planned := map[int64]bool{}
 	for _, r := range ranges {
 		for b := r.First; b < r.First+r.Count; b++ {
@@ -382,7 +336,7 @@ func TestTheSampleIsSpreadOverWhatThePlanLeavesOut(t *testing.T) {
 	seen := map[int64]bool{}
 	for range 300 {
 		last := int64(-1)
-		sample := mv.pickSample(ranges, math.MaxInt64)
+		sample := mv.pickSample(ranges)
 		if len(sample) != sampleMinimum {
 			t.Fatalf("%d blocks in the sample", len(sample))
 		}
@@ -399,11 +353,15 @@ func TestTheSampleIsSpreadOverWhatThePlanLeavesOut(t *testing.T) {
 		t.Errorf("only %d of 8,980 blocks were ever drawn", len(seen))
 	}
 	mv.facts.Disk.Size = 1 << 40 // two million blocks: a thousandth is more than the minimum
-	if n := len(mv.pickSample(ranges, math.MaxInt64)); n < 2000 {
+	if n := len(mv.pickSample(ranges)); n < 2000 {
 		t.Errorf("%d blocks in the sample of a disk of 1 TiB", n)
 	}
+	mv.facts.Disk.Size = 64 << 40
+	if n := len(mv.pickSample(ranges)); n != sampleMaximum {
+		t.Errorf("%d blocks in the sample of a disk of 64 TiB", n)
+	}
 	mv.facts.Disk.Size = 1_500 * staging.BlockSize
-	if n := len(mv.pickSample([]staging.Range{{First: 0, Count: 1_490}}, math.MaxInt64)); n != 10 {
+	if n := len(mv.pickSample([]staging.Range{{First: 0, Count: 1_490}})); n != 10 {
 		t.Errorf("%d blocks in a sample of 10", n)
 	}
 }

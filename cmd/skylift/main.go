@@ -1,5 +1,6 @@
 // Command skylift is the operator's tool: it shows the product at work, serves
-// a simulated vCenter, verifies images and staged runs, and restores disks.
+// a simulated vCenter, verifies images and staged runs, restores disks, and asks
+// a control plane about servers and runs.
 package main
 
 import (
@@ -10,6 +11,7 @@ import (
 	"skylift/cmd/internal/connectord"
 	"skylift/cmd/internal/controlplaned"
 	"skylift/cmd/internal/daemon"
+	"skylift/cmd/internal/operate"
 	"skylift/internal/simulator/s3"
 )
 
@@ -20,6 +22,7 @@ func command() *cobra.Command {
 		Use: "skylift", Short: "Migrate servers to AWS without an agent in the guest",
 		Version: daemon.Version, SilenceUsage: true, SilenceErrors: true,
 	}
+	cmd.AddCommand(operate.Commands()...)
 	cmd.AddCommand(tryCommand(), simulateCommand(), verifyCommand(), restoreCommand())
 	// "try" executes this binary again as the daemons, so that what it shows
 	// is the daemons as they are.

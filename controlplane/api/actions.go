@@ -29,6 +29,13 @@ func (h *Handler) served() map[string]action {
 		"DeleteReplicationJob":        change(h.deleteReplicationJob),
 		"StartOnDemandReplicationRun": change(h.startOnDemandReplicationRun),
 		"GetReplicationRuns":          get(h.getReplicationRuns),
+
+		// Skylift's own.
+		"CheckServer":          change(h.checkServer),
+		"GetServerReadiness":   get(h.getServerReadiness),
+		"EnableChangeTracking": change(h.enableChangeTracking),
+		"CheckSource":          change(h.checkSource),
+		"GetSourceReadiness":   get(h.getSourceReadiness),
 	}
 }
 

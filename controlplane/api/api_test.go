@@ -34,6 +34,11 @@ var requests = map[string]string{
 	"DeleteReplicationJob":        `{"replicationJobId":"sms-job-00000000"}`,
 	"StartOnDemandReplicationRun": `{"replicationJobId":"sms-job-00000000"}`,
 	"GetReplicationRuns":          `{"replicationJobId":"sms-job-00000000"}`,
+	"CheckServer":                 `{"serverId":"s-00000000"}`,
+	"GetServerReadiness":          `{"serverId":"s-00000000"}`,
+	"EnableChangeTracking":        `{"serverId":"s-00000000"}`,
+	"CheckSource":                 `{"sourceId":"vc-1"}`,
+	"GetSourceReadiness":          `{"sourceId":"vc-1"}`,
 }
 
 func TestEveryServedActionAnswers(t *testing.T) {
@@ -46,7 +51,7 @@ func TestEveryServedActionAnswers(t *testing.T) {
 			t.Errorf("%s was not held against the model", action)
 		}
 	}
-	if len(b.handler.actions) != 11 {
+	if len(b.handler.actions) != 16 {
 		t.Errorf("%d actions are served", len(b.handler.actions))
 	}
 }
@@ -72,7 +77,7 @@ func TestThingsLookAsTheModelWantsThem(t *testing.T) {
 		"a job": {"GetReplicationJobs", `{"maxResults":1}`, "replicationJobList", `{` + jobZero + `}`},
 		"a run": {"GetReplicationRuns", `{"replicationJobId":"sms-job-00000000","maxResults":1}`, "replicationRunList", `{"replicationRunId":"sms-run-00000000","state":"ACTIVE",
 			"type":"AUTOMATIC","stageDetails":{"stage":"Uploading","stageProgress":"45%"},"statusMessage":"disk 1 of 2","amiId":"ami-1","scheduledStartTime":1772600767.123,
-			"completedTime":1772604367,"encrypted":true,"consistency":"crash","disks":[{"diskId":"disk-a","name":"Hard disk 1","kind":"comparing","reason":"tracking was reset",
+			"completedTime":1772604367,"encrypted":true,"consistency":"crash","consistencyReason":"the guest did not come to rest","waitingFor":"a place","disks":[{"diskId":"disk-a","name":"Hard disk 1","kind":"comparing","reason":"tracking was reset",
 			"transport":"datastore","transportReason":"the probe passed","sizeBytes":1099511627776,"plannedBytes":1,"readBytes":2,"changedBytes":3,"sentBytes":4,"storedBytes":5,
 			"resumedBytes":6,"digest":"ab01","image":"snap-1"}]}`},
 	} {

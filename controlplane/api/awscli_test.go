@@ -135,7 +135,7 @@ func TestTheAWSCLIDrivesEveryAction(t *testing.T) {
 		t.Errorf("%d runs", len(list))
 	}
 	must("delete-replication-job", "--replication-job-id", "sms-job-00000000")
-	for action := range b.handler.actions {
+	for _, action := range b.ofSMS() {
 		if !b.referee.seen[action] {
 			t.Errorf("%s was not called", action)
 		}
@@ -179,7 +179,14 @@ func TestTheAWSCLITakesTheExtendedModel(t *testing.T) {
 	if failed != "" || b.created.Quiesce != "require" || !b.created.KeepStaging || !slices.Equal(b.created.SkipDisks, []string{"disk-a", "disk-b"}) {
 		t.Errorf("got %+v: %s", b.created, failed)
 	}
-	out, failed := cli.run("get-replication-runs", "--replication-job-id", "sms-job-00000000", "--page-size", "2", // and its pages
+	out, failed := cli.run("get-server-readiness", "--server-id", "s-00000003")
+	if of, _ := out["report"].(map[string]any); failed != "" || of["ready"] != false {
+		t.Errorf("the readiness is %v: %s", out, failed)
+	}
+	if _, failed = cli.run("enable-change-tracking", "--server-id", "s-00000003"); failed != "" || !slices.Equal(b.asked, []string{"enable s-00000003"}) {
+		t.Errorf("asked %q: %s", b.asked, failed)
+	}
+	out, failed = cli.run("get-replication-runs", "--replication-job-id", "sms-job-00000000", "--page-size", "2", // and its pages
 		"--query", "{runs: length(replicationRunList), job: replicationJob.replicationJobId, disk: replicationRunList[0].disks[0]}")
 	disk, _ := out["disk"].(map[string]any)
 	if failed != "" || out["runs"] != 3.0 || out["job"] != "sms-job-00000000" || disk["storedBytes"] != 5.0 || disk["transportReason"] != "the probe passed" {

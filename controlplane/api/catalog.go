@@ -22,6 +22,7 @@ type Catalog interface {
 	Servers(ctx context.Context, filter []catalog.Address, p catalog.Page) (list []catalog.Server, next string, err error)
 	// Server answers catalog.ServerNotFound for one that is unknown.
 	Server(ctx context.Context, id string) (catalog.Server, error)
+	Readiness
 }
 
 // maxAddresses bounds the filter of GetServers.
@@ -118,9 +119,7 @@ func (h *Handler) connector(c catalog.Connector) sms.Connector {
 		AssociatedOn:   sms.At(c.AssociatedOn),
 		Name:           c.Name,
 		LastSeen:       sms.At(c.LastSeen),
-		Sources: each(c.Sources, func(s catalog.Source) sms.ConnectorSource {
-			return sms.ConnectorSource{SourceID: s.ID, Platform: s.Platform, Name: s.Name}
-		}),
+		Sources:        each(c.Sources, connectorSource),
 	}
 	if c.Healthy(h.config.Now()) {
 		out.Status = "HEALTHY"
@@ -130,6 +129,10 @@ func (h *Handler) connector(c catalog.Connector) sms.Connector {
 		out.VMManagerID, out.VMManagerName, out.VMManagerType = first.ID, first.Name, managerType(first.Platform)
 	}
 	return out
+}
+
+func connectorSource(s catalog.Source) sms.ConnectorSource {
+	return sms.ConnectorSource{SourceID: s.ID, Platform: s.Platform, Name: s.Name}
 }
 
 // capabilities are the kinds of managers that the connector reaches, and that

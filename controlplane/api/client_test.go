@@ -71,6 +71,14 @@ func TestOurClientDrivesEveryAction(t *testing.T) {
 		t.Errorf("the run is %q", runID)
 	}
 	must(c.DeleteReplicationJob(ctx, "sms-job-00000000"))
+	must(errors.Join(c.CheckServer(ctx, "s-00000003"), c.EnableChangeTracking(ctx, "s-00000003"), c.CheckSource(ctx, "vc-1")))
+	ofServer, err := c.GetServerReadiness(ctx, "s-00000003")
+	must(err)
+	ofSource, err := c.GetSourceReadiness(ctx, "vc-1")
+	must(err)
+	if ofServer.ServerID != "s-00000003" || ofServer.Report.Facts[0].Value != "vmx-19" || ofServer.ChangeTracking.Hint != "h" || ofSource.Check.State != sms.AskActive {
+		t.Errorf("readiness: %+v, %+v", ofServer, ofSource)
+	}
 	err = c.DeleteReplicationJob(ctx, "sms-job-ffffffff")
 	if e := (*smsclient.Error)(nil); !errors.Is(err, &smsclient.Error{Code: sms.ReplicationJobNotFound}) || !errors.As(err, &e) || e.RequestID == "" || e.Temporary() {
 		t.Errorf("a job that is not there gives %v", err)

@@ -46,6 +46,7 @@ var outcomes = map[*problem.Kind][]string{
 	catalog.ConnectorNotFound:            {sms.InvalidParameter},
 	catalog.ConnectorBusy:                {sms.OperationNotPermitted, sms.InvalidParameter},
 	catalog.ServerNotFound:               {sms.InvalidParameter},
+	catalog.SourceNotFound:               {sms.InvalidParameter},
 	catalog.CatalogBusy:                  {sms.OperationNotPermitted, sms.InvalidParameter},
 	replication.JobNotFound:              {sms.ReplicationJobNotFound, sms.InvalidParameter},
 	replication.RunNotFound:              {sms.InvalidParameter},

@@ -81,7 +81,7 @@ func TestTheGoSDKOfAWSDrivesEveryAction(t *testing.T) {
 	if e := (awserr.RequestFailure)(nil); !errors.As(err, &e) || e.Code() != sms.InternalFailure || e.StatusCode() != 500 {
 		t.Errorf("a failure inside gives %v", err)
 	}
-	for action := range b.handler.actions {
+	for _, action := range b.ofSMS() {
 		if !b.referee.seen[action] {
 			t.Errorf("%s was not called", action)
 		}

@@ -191,6 +191,8 @@ func run(r replication.Run) sms.ReplicationRun {
 		Encrypted:          r.Encrypted,
 		KMSKeyID:           r.KMSKeyID,
 		Consistency:        r.Consistency,
+		ConsistencyReason:  r.Note,
+		WaitingFor:         r.WaitingFor,
 		Disks:              each(r.Disks, runDisk),
 	}
 }

@@ -30,6 +30,7 @@ type world struct {
 	runs       []replication.Run
 	busy       bool
 
+	asked   []string // what the readiness services were called for
 	created replication.NewJob
 	change  replication.JobChange
 	regions []string
@@ -81,7 +82,7 @@ func newWorld(t testing.TB) *world {
 		w.runs = append(w.runs, replication.Run{
 			ID: fmt.Sprintf("sms-run-0000000%d", i), Job: "sms-job-00000000", Trigger: replication.Automatic, State: replication.RunActive,
 			Stage: "Uploading", Progress: 45, Message: "disk 1 of 2", Scheduled: start.Add(123 * time.Millisecond), Encrypted: true,
-			Consistency: "crash", Image: "ami-1", Completed: start.Add(time.Hour),
+			Consistency: "crash", Note: "the guest did not come to rest", WaitingFor: "a place", Image: "ami-1", Completed: start.Add(time.Hour),
 			Disks: []replication.RunDisk{{ID: "disk-a", Name: "Hard disk 1", Kind: "comparing", Reason: "tracking was reset", Transport: "datastore",
 				TransportWhy: "the probe passed", Size: 1 << 40, Planned: 1, Read: 2, Changed: 3, Sent: 4, Stored: 5, Resumed: 6, Digest: []byte{0xab, 1}, Image: "snap-1"}},
 		})

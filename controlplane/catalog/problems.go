@@ -29,6 +29,16 @@ var (
 		Title: "replication jobs still use the catalog",
 		Hint:  "Delete the replication jobs that have not ended, then clear the catalog.",
 	}
+	SourceNotFound = &problem.Kind{
+		Code:  "catalog-source-not-found",
+		Title: "there is no such source",
+		Hint:  "List the connectors, which name their sources, and use one of those IDs.",
+	}
+	AskUnanswered = &problem.Kind{
+		Code:  "ask-unanswered",
+		Title: "no connector answered in time",
+		Hint:  "See that a connector that reaches the source runs, is connected and up to date, then ask again.",
+	}
 	SourceNotAnnounced = &problem.Kind{
 		Code:  "catalog-source-not-announced",
 		Title: "the connector has not announced this source",

@@ -14,7 +14,8 @@ type Store interface {
 	ListConnectors(ctx context.Context, after string, limit int) ([]Connector, error)
 	// DeleteConnector removes a connector unless it holds a lease that has not ended.
 	DeleteConnector(ctx context.Context, id string) (found, busy bool, err error)
-	// Announce records what a connector says of itself; its sources replace those announced before.
+	// Announce records what a connector says of itself; its sources replace
+	// those announced before, and asks it has not answered may be given out again.
 	Announce(ctx context.Context, id string, a Announcement) error
 	// Touch notes that the connector was heard of just now.
 	Touch(ctx context.Context, id string) error
@@ -40,6 +41,24 @@ type Store interface {
 	// with a filter, those that have one of the addresses.
 	ListServers(ctx context.Context, filter []Address, after string, limit int) ([]Server, error)
 	Server(ctx context.Context, id string) (Server, bool, error)
+	Source(ctx context.Context, id string) (Source, bool, error)
+	// SourceReached tells whether a connector heard of since alive has announced the source.
+	SourceReached(ctx context.Context, source string, alive time.Time) (bool, error)
+
+	// SaveAsk keeps the ask unless one of the same question and subject is open.
+	SaveAsk(ctx context.Context, a Ask) error
+	// TakeAsk gives out the ask that has waited longest on the connector's
+	// sources: one that nobody was given in time to begin, or that lost its
+	// connector, which was not heard of since alive. None while the connector
+	// has limit unanswered ones.
+	TakeAsk(ctx context.Context, connector string, alive time.Time, limit int) (Ask, bool, error)
+	// ReturnAsk puts back one that was taken and not delivered.
+	ReturnAsk(ctx context.Context, id string) error
+	Ask(ctx context.Context, id string) (Ask, bool, error)
+	// SaveAnswer records the first answer to an ask, and the report with it.
+	SaveAnswer(ctx context.Context, connector, id string, r *Readiness, f *Failure) (first bool, err error)
+	// Standing returns the latest report on a source (vm empty) or server, and its asks.
+	Standing(ctx context.Context, source, vm string) (ReadinessReport, []Ask, error)
 }
 
 // State is the catalog's state as it is stored.

@@ -128,6 +128,13 @@ func (s *Service) next(ctx context.Context, connector string, slots int) (*linkv
 		command := &linkv1.Command{Command: &linkv1.Command_RefreshInventory{RefreshInventory: &linkv1.RefreshInventory{}}}
 		return command, detached(func(ctx context.Context) error { return s.catalog.RefreshFailed(ctx, connector) }), nil
 	}
+	ask, found, err := s.catalog.TakeAsk(ctx, connector)
+	if err != nil {
+		return nil, nil, err
+	}
+	if found {
+		return s.askOf(ask), detached(func(ctx context.Context) error { return s.catalog.ReturnAsk(ctx, ask) }), nil
+	}
 	for {
 		a, ok, err := s.runs.Claim(ctx, connector, min(slots, maxSlots))
 		if err != nil || !ok {

@@ -28,6 +28,7 @@ type fakes struct {
 	mu       sync.Mutex
 	refresh  bool
 	due      []replication.Assignment
+	asks     []catalog.Ask
 	released []string
 	failed   []replication.Failure
 	touched  int
@@ -53,6 +54,24 @@ func (f *fakes) RefreshFailed(context.Context, string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.refresh = true
+	return nil
+}
+
+func (f *fakes) TakeAsk(context.Context, string) (catalog.Ask, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.asks) == 0 {
+		return catalog.Ask{}, false, nil
+	}
+	a := f.asks[0]
+	f.asks = f.asks[1:]
+	return a, true, nil
+}
+
+func (f *fakes) ReturnAsk(_ context.Context, a catalog.Ask) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asks = append(f.asks, a)
 	return nil
 }
 
@@ -134,6 +153,8 @@ func open(ctx context.Context, s *Service) *stream {
 				kind = c.GetReplicate().Lease.Run
 			case c.GetRefreshInventory() != nil:
 				kind = "refresh"
+			case c.GetAsk() != nil:
+				kind = c.GetAsk().Id
 			}
 			st.kinds, st.at = append(st.kinds, kind), append(st.at, time.Since(begun))
 			return nil
@@ -176,10 +197,11 @@ func TestStreamHandsOutWorkWhenWokenAndWhenNobodyCalls(t *testing.T) {
 		synctest.Wait()
 		f.set(func(f *fakes) {
 			f.due, f.refresh = []replication.Assignment{assignment("r-1"), assignment("r-2")}, true
+			f.asks = []catalog.Ask{{ID: "ask-1"}}
 		})
 		s.Wake()
 		synctest.Wait()
-		if got := st.sent(); !slices.Equal(got, []string{"heartbeat", "refresh", "r-1", "r-2"}) {
+		if got := st.sent(); !slices.Equal(got, []string{"heartbeat", "refresh", "ask-1", "r-1", "r-2"}) {
 			t.Errorf("at once: %v", got)
 		}
 		f.set(func(f *fakes) { f.due = []replication.Assignment{assignment("r-3")} })
@@ -237,6 +259,20 @@ func TestRunThatCannotBeDeliveredIsGivenBackAtOnce(t *testing.T) {
 		})
 		if !f.refresh {
 			t.Error("a refresh that was not delivered is forgotten")
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakes{asks: []catalog.Ask{{ID: "ask-1"}}}
+		s := serviceOn(t, f, nil)
+		beats := 0
+		_ = s.serve(t.Context(), "c-1", 1, func(*linkv1.Command) error {
+			if beats++; beats == 1 {
+				return nil
+			}
+			return errors.New("broken pipe")
+		})
+		if len(f.asks) != 1 {
+			t.Error("an ask that was not delivered is forgotten")
 		}
 	})
 }

@@ -67,7 +67,7 @@ func progressFrom(v *linkv1.Progress) replication.Progress {
 func diskProgressFrom(v *linkv1.DiskProgress) replication.DiskProgress {
 	return replication.DiskProgress{
 		RunDisk: replication.RunDisk{
-			ID: v.GetDisk(), Kind: v.GetKind(), Reason: v.GetReason(), Transport: v.GetTransport(), TransportWhy: v.GetTransportWhy(),
+			ID: v.GetDisk(), Name: v.GetName(), Kind: v.GetKind(), Reason: v.GetReason(), Transport: v.GetTransport(), TransportWhy: v.GetTransportWhy(),
 			Size: v.GetSize(), Planned: v.GetPlanned(), Read: v.GetRead(), Changed: v.GetChanged(), Sent: v.GetSent(),
 			Stored: v.GetStored(), Resumed: v.GetResumed(),
 		},

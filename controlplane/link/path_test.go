@@ -389,3 +389,94 @@ func TestImportAsksConnectorsForTheirServersOnce(t *testing.T) {
 		t.Errorf("status %s, error %v", s, err)
 	}
 }
+
+func TestAQuestionIsDeliveredAndItsAnswerKept(t *testing.T) {
+	p := start(t)
+	ctx := t.Context()
+	connector, client := p.connector(t)
+	reportServer(t, client)
+	server := catalog.ServerID("vc-1", "uuid-1")
+	if err := p.catalog.CheckServer(ctx, server); err != nil {
+		t.Fatal(err)
+	}
+	r, err := client.Poll(ctx, connect.NewRequest(&linkv1.PollRequest{Slots: 1, WaitMs: 10_000}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := r.Msg.Command.GetAsk()
+	if ask.GetWhat() != "check" || ask.GetSource() != "vc-1" || ask.GetServer() != "uuid-1" || ask.GetTtlMs() < 60_000 || ask.GetTtlMs() > 3600_000 {
+		t.Fatalf("the command is %v", r.Msg.Command)
+	}
+	answer := func(a *linkv1.AnswerRequest) error {
+		_, err := client.Answer(ctx, connect.NewRequest(a))
+		return err
+	}
+	if err := answer(&linkv1.AnswerRequest{}); connect.CodeOf(err) != connect.CodeInvalidArgument {
+		t.Errorf("an answer to nothing: %v", err)
+	}
+	if err := answer(&linkv1.AnswerRequest{Ask: ask.Id, Report: &linkv1.Report{
+		Facts:    []*linkv1.Fact{{Subject: "s", Name: "n", Value: "v"}},
+		Findings: []*linkv1.Finding{{Code: "c", Blocks: true, Subject: "s", What: "w", Hint: "h"}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	st, err := p.catalog.ServerStanding(ctx, server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := st.Report; st.Check.State != catalog.AskDone || got.Connector != connector || len(got.Facts) != 1 || len(got.Findings) != 1 ||
+		got.Facts[0] != (catalog.Fact{Subject: "s", Name: "n", Value: "v"}) ||
+		got.Findings[0] != (catalog.Finding{Code: "c", Blocks: true, Subject: "s", What: "w", Hint: "h"}) {
+		t.Errorf("the standing is %+v", st)
+	}
+	if err := p.catalog.EnableTracking(ctx, server); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = client.Poll(ctx, connect.NewRequest(&linkv1.PollRequest{Slots: 1, WaitMs: 10_000})); err != nil {
+		t.Fatal(err)
+	}
+	if err := answer(&linkv1.AnswerRequest{Ask: r.Msg.Command.GetAsk().GetId(), Failure: &linkv1.Failure{Code: "c", Message: "m", Hint: "h"}}); err != nil {
+		t.Fatal(err)
+	}
+	if st, err = p.catalog.ServerStanding(ctx, server); err != nil || st.Tracking.State != catalog.AskFailed ||
+		st.Tracking.Failure != (catalog.Failure{Code: "c", Message: "m", Hint: "h"}) {
+		t.Errorf("the standing is %+v, %v", st, err)
+	}
+}
+
+// TestWhatMayStandInTheWayOfAJobIsLookedAt creates a job and lets its run fail.
+func TestWhatMayStandInTheWayOfAJobIsLookedAt(t *testing.T) {
+	p := start(t)
+	ctx := t.Context()
+	_, client := p.connector(t)
+	reportServer(t, client)
+	server := catalog.ServerID("vc-1", "uuid-1")
+	if _, err := p.runs.Create(ctx, replication.NewJob{Server: server, RunOnce: true}); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := client.Commands(ctx, connect.NewRequest(&linkv1.CommandsRequest{Slots: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stream.Close() }()
+	checks := 0
+	for failed := false; checks < 2; {
+		if !stream.Receive() {
+			t.Fatalf("after %d checks: %v", checks, stream.Err())
+		}
+		switch c := stream.Msg(); {
+		case c.GetAsk() != nil:
+			checks++
+			if _, err := client.Answer(ctx, connect.NewRequest(&linkv1.AnswerRequest{Ask: c.GetAsk().Id, Report: &linkv1.Report{}})); err != nil {
+				t.Fatal(err)
+			}
+		case c.GetReplicate() != nil && !failed:
+			failed = true
+			l := c.GetReplicate().Lease
+			if _, err := client.Finish(ctx, connect.NewRequest(&linkv1.FinishRequest{Run: l.Run, Epoch: l.Epoch,
+				Outcome: &linkv1.FinishRequest_Failure{Failure: &linkv1.Failure{Message: "no"}}})); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

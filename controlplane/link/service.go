@@ -54,6 +54,9 @@ type Catalog interface {
 	RefreshWanted(ctx context.Context, connector string) (bool, error)
 	RefreshFailed(ctx context.Context, connector string) error
 	Report(ctx context.Context, connector string, r catalog.Report) error
+	TakeAsk(ctx context.Context, connector string) (catalog.Ask, bool, error)
+	ReturnAsk(ctx context.Context, a catalog.Ask) error
+	Answer(ctx context.Context, connector, id string, r *catalog.Readiness, f *catalog.Failure) error
 }
 
 // Runs is what the service needs of the replication runs.
@@ -81,7 +84,7 @@ type Options struct {
 	// Credentials gives the holders of leases access to staging; nil where
 	// connectors have credentials of their own.
 	Credentials CredentialSource
-	Compression string // zstd (the default) or off
+	Compression string // auto (the default), zstd or off
 	Now         func() time.Time
 	Log         logrus.FieldLogger
 }
@@ -111,7 +114,7 @@ func New(servers Catalog, runs Runs, enrolment Enrolment, o Options) *Service {
 		o.Now = time.Now
 	}
 	if o.Compression == "" {
-		o.Compression = "zstd"
+		o.Compression = "auto"
 	}
 	return &Service{
 		catalog: servers, runs: runs, enrolment: enrolment, options: o,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"skylift/controlplane/catalog"
 	"skylift/internal/problem"
 )
 
@@ -82,6 +83,11 @@ func (s *Service) giveUp(ctx context.Context, tx Tx, row *Row, why string) error
 	case Deleting:
 		return s.end(ctx, tx, row, Deleted)
 	default:
+		if row.transferable() { // the cause may be one that a look at the server shows
+			if err := tx.SaveAsk(ctx, catalog.NewAsk(catalog.CheckServer, row.Source, row.VM, now)); err != nil {
+				return err
+			}
+		}
 		row.Message = why
 		row.enter(Failing, now)
 	}

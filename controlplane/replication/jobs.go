@@ -92,7 +92,11 @@ func (s *Service) Create(ctx context.Context, n NewJob) (Job, error) {
 		if errors.Is(err, ErrConflict) {
 			return JobExists.New(nil, "create a replication job for %s", server.Name)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		// What would make the first run fail is found before it begins.
+		return tx.SaveAsk(ctx, catalog.NewAsk(catalog.CheckServer, row.Source, row.VM, now))
 	})
 	if err != nil {
 		return Job{}, err

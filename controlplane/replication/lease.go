@@ -119,12 +119,12 @@ func (s *Service) reap(ctx context.Context, tx Tx) error {
 // release gives the run back, to be taken up again at due.
 func (r *Row) release(due time.Time) {
 	r.free(due)
-	r.Slot = -1
+	r.Slot, r.WaitingFor = -1, ""
 }
 
 // enter puts the run into a phase, with budgets of its own, due at once.
 func (r *Row) enter(p Phase, now time.Time) {
-	r.Phase, r.Due, r.Attempts, r.Expiries = p, now, 0, 0
+	r.Phase, r.Due, r.Attempts, r.Expiries, r.WaitingFor = p, now, 0, 0, ""
 	r.State = p.State()
 	if stage := p.stage(); stage != "" {
 		r.advance(stage, 0)

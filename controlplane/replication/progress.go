@@ -68,7 +68,7 @@ type DiskProgress struct {
 // report takes a connector's progress over. Counters of this epoch add to
 // those of earlier ones.
 func (r *Row) report(p Progress) {
-	r.Message = p.WaitingFor
+	r.Message, r.WaitingFor = p.WaitingFor, p.WaitingFor
 	var done, planned int64
 	for _, d := range p.Disks {
 		done, planned = done+d.Done, planned+d.Planned

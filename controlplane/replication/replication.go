@@ -115,6 +115,8 @@ type Run struct {
 	KMSKeyID    string
 	Image       string // ami-…, or the local image's ID
 	Consistency string // crash, quiesced, powered-off
+	Note        string // why Consistency is less than was asked for
+	WaitingFor  string // one sentence; empty when nothing is waited for
 	Disks       []RunDisk
 }
 

@@ -97,8 +97,8 @@ func (s *Service) Run(ctx context.Context, id string) (Run, error) {
 // snapshot is less than was asked for.
 func explain(ctx context.Context, tx Tx, row *Row) error {
 	now := tx.Now()
-	if row.Message == "" && row.Snapshot != nil {
-		row.Message = row.Snapshot.Note
+	if row.Message == "" {
+		row.Message = row.Note
 	}
 	if row.held(now) || row.Due.After(now) || !row.transferable() {
 		return nil
@@ -108,10 +108,11 @@ func explain(ctx context.Context, tx Tx, row *Row) error {
 		return err
 	}
 	if reached {
-		row.Message = "waiting: the connectors that reach source " + or(name, row.Source) + " have not taken it yet; they may be busy with other runs"
+		row.WaitingFor = "the connectors that reach source " + or(name, row.Source) + " have not taken it yet; they may be busy with other runs"
 	} else {
-		row.Message = "waiting: no connector that reaches source " + or(name, row.Source) + " is connected"
+		row.WaitingFor = "no connector that reaches source " + or(name, row.Source) + " is connected"
 	}
+	row.Message = "waiting: " + row.WaitingFor
 	return nil
 }
 

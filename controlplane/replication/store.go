@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"skylift/controlplane/catalog"
 )
 
 // Store keeps jobs and runs.
@@ -68,6 +70,9 @@ type Tx interface {
 	// Clear notes that a run has nothing left in staging.
 	Clear(ctx context.Context, run string) error
 
+	// SaveAsk keeps an ask for the connectors unless one of the same question
+	// and subject is open.
+	SaveAsk(ctx context.Context, a catalog.Ask) error
 	// Reached tells whether a connector heard of since alive announced the
 	// source, and the source's name for people.
 	Reached(ctx context.Context, source string, alive time.Time) (name string, ok bool, err error)

@@ -22,7 +22,7 @@ func (s *Service) RecordSnapshot(ctx context.Context, l Lease, snap Snapshot) er
 		case snap.ID == "" || snap.Run != l.Run:
 			return SnapshotRefused.New(fmt.Errorf("it is named %q, of run %q", snap.ID, snap.Run), "record the snapshot of run %s", l.Run)
 		case row.Snapshot == nil && row.Phase == Transferring:
-			row.Snapshot, row.Consistency = &snap, snap.Consistency
+			row.Snapshot, row.Consistency, row.Note = &snap, snap.Consistency, snap.Note
 			return tx.SaveRun(ctx, row)
 		case row.Snapshot == nil || row.Snapshot.ID != snap.ID:
 			return SnapshotRefused.New(nil, "record snapshot %s of run %s", snap.ID, l.Run)

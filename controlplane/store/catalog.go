@@ -67,7 +67,7 @@ func (db *DB) DeleteConnector(ctx context.Context, id string) (found, busy bool,
 				return err
 			}
 		}
-		return nil
+		return loseAsks(ctx, tx, id)
 	})
 	return found, busy, err
 }
@@ -77,6 +77,9 @@ func (db *DB) Announce(ctx context.Context, id string, a catalog.Announcement) e
 	return db.write(ctx, func(tx *sql.Tx) error {
 		if _, err := exec(ctx, tx, `UPDATE connectors SET version = $2, ip = $3, mac = $4, last_seen = $5 WHERE id = $1`,
 			id, a.Version, a.IPAddress, a.MACAddress, ms(db.clock())); err != nil {
+			return err
+		}
+		if err := loseAsks(ctx, tx, id); err != nil {
 			return err
 		}
 		if _, err := exec(ctx, tx, `DELETE FROM connector_sources WHERE connector = $1`, id); err != nil {
@@ -162,6 +165,9 @@ func (db *DB) ClearServers(ctx context.Context) (busy bool, err error) {
 				return err
 			}
 		}
+		if err := forgetReadiness(ctx, tx); err != nil {
+			return err
+		}
 		_, err = exec(ctx, tx, `UPDATE catalog SET status = $1, modified = $2 WHERE one = 1`, string(catalog.Deleted), ms(db.clock()))
 		return err
 	})
@@ -200,6 +206,11 @@ func (db *DB) SaveInventory(ctx context.Context, connector string, r catalog.Rep
 		}
 		for _, vm := range r.Gone {
 			if err := dropServers(ctx, tx, `source = $1 AND vm = $2`, r.Source, vm); err != nil {
+				return err
+			}
+		}
+		if len(r.Gone) > 0 {
+			if err := forgetReadiness(ctx, tx); err != nil {
 				return err
 			}
 		}
@@ -245,6 +256,9 @@ func endListing(ctx context.Context, tx *sql.Tx, connector string, r catalog.Rep
 	}
 	if err := dropServers(ctx, tx, `source = $1 AND vm NOT IN
 		(SELECT vm FROM listed WHERE connector = $2 AND source = $1 AND sync = $3)`, r.Source, connector, r.Sync); err != nil {
+		return err
+	}
+	if err := forgetReadiness(ctx, tx); err != nil {
 		return err
 	}
 	if _, err := exec(ctx, tx, `DELETE FROM listed WHERE connector = $1 AND source = $2`, connector, r.Source); err != nil {

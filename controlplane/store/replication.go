@@ -138,9 +138,8 @@ func (t *replicationTx) Reached(ctx context.Context, source string, alive time.T
 	if err != nil || !ok {
 		return "", false, err
 	}
-	n, _, err := one(ctx, t.tx, scanInt, `SELECT COUNT(*) FROM connector_sources cs JOIN connectors c ON c.id = cs.connector
-		WHERE cs.source = $1 AND c.last_seen > $2`, source, ms(alive))
-	return s.Name, n > 0, err
+	reached, err := sourceReached(ctx, t.tx, source, alive)
+	return s.Name, reached, err
 }
 
 // placeholders returns "$from, ..." for n parameters.

@@ -21,6 +21,8 @@ type runDetail struct {
 	KMSKeyID    string                `json:"kms_key_id,omitempty"`
 	Image       string                `json:"image,omitempty"`
 	Consistency string                `json:"consistency,omitempty"`
+	Note        string                `json:"note,omitempty"`
+	WaitingFor  string                `json:"waiting_for,omitempty"`
 	Disks       []replication.RunDisk `json:"disks,omitempty"`
 	Earlier     []replication.RunDisk `json:"earlier,omitempty"`
 	Attempts    int                   `json:"attempts,omitempty"`
@@ -63,7 +65,7 @@ func storedRun(r *replication.Row) ([]any, error) {
 	d := runDetail{
 		Stage: r.Stage, Progress: r.Progress, Message: r.Message, Trouble: r.Trouble, Scheduled: ms(r.Scheduled),
 		Completed: ms(r.Completed), Description: r.Description, Encrypted: r.Encrypted, KMSKeyID: r.KMSKeyID, Image: r.Image,
-		Consistency: r.Consistency, Disks: r.Disks, Earlier: r.Earlier, Attempts: r.Attempts, Expiries: r.Expiries,
+		Consistency: r.Consistency, Note: r.Note, WaitingFor: r.WaitingFor, Disks: r.Disks, Earlier: r.Earlier, Attempts: r.Attempts, Expiries: r.Expiries,
 	}
 	if s := r.Snapshot; s != nil {
 		d.Snapshot = &snapshot{Server: s.Server, Run: s.Run, ID: s.ID, Created: ms(s.Created), Consistency: s.Consistency, Note: s.Note}
@@ -112,7 +114,8 @@ func scanRun(row scanner) (*replication.Row, error) {
 	r.State = r.Phase.State()
 	r.Stage, r.Progress, r.Message, r.Trouble = d.Stage, d.Progress, d.Message, d.Trouble
 	r.Scheduled, r.Completed, r.Description = fromMS(d.Scheduled), fromMS(d.Completed), d.Description
-	r.Encrypted, r.KMSKeyID, r.Image, r.Consistency = d.Encrypted, d.KMSKeyID, d.Image, d.Consistency
+	r.Encrypted, r.KMSKeyID, r.Image = d.Encrypted, d.KMSKeyID, d.Image
+	r.Consistency, r.Note, r.WaitingFor = d.Consistency, d.Note, d.WaitingFor
 	r.Disks, r.Earlier, r.Attempts, r.Expiries = d.Disks, d.Earlier, d.Attempts, d.Expiries
 	if s := d.Snapshot; s != nil {
 		r.Snapshot = &replication.Snapshot{Server: s.Server, Run: s.Run, ID: s.ID, Created: fromMS(s.Created), Consistency: s.Consistency, Note: s.Note}

@@ -52,7 +52,7 @@ func TestDatabaseOfANewerVersionIsRefusedOnlyWhenItSaysSo(t *testing.T) {
 	exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, 1)`)
 	exec(`CREATE TABLE added_by_a_newer_version (id TEXT)`)
 	open(t, path)
-	exec(`UPDATE schema_minimum SET version = 2`)
+	exec(`UPDATE schema_minimum SET version = 98`)
 	if _, err := Open(t.Context(), path); !problem.Has(err, TooNew) {
 		t.Errorf("error %v", err)
 	}
@@ -87,6 +87,9 @@ func TestStoredJSONStaysAsItIs(t *testing.T) {
 		"snapshot of a run":  {snapshot{ID: "s"}, `{"server":"","run":"","id":"s","created":0}`},
 		"details of a run":   {runDetail{Stage: "s"}, `{"stage":"s","progress":0,"scheduled":0}`},
 		"details of servers": {serverDetail{Path: "p"}, `{"path":"p"}`},
+		"failure of an ask":  {catalog.Failure{Code: "c", Message: "m", Hint: "h"}, `{"code":"c","message":"m","hint":"h"}`},
+		"report": {catalog.Readiness{Facts: []catalog.Fact{{Subject: "s", Name: "n", Value: "v"}}, Findings: []catalog.Finding{{Code: "c", Blocks: true, Subject: "s", What: "w", Hint: "h"}}},
+			`{"facts":[{"subject":"s","name":"n","value":"v"}],"findings":[{"code":"c","blocks":true,"subject":"s","what":"w","hint":"h"}]}`},
 	} {
 		if got, err := encode(c.value); got != c.want || err != nil {
 			t.Errorf("%s: got %s, want %s, error %v", name, got, c.want, err)

@@ -44,12 +44,14 @@ func unauthenticatedProperties(res soap.HasFault) error {
 	return nil
 }
 
-// onlyReads tells calls that can be repeated at will. The others are repeated,
-// or not, by those who know what they do.
+// onlyReads tells calls that can be repeated at will: those that only read, and
+// those that a lease gets more than once without harm. The others are
+// repeated, or not, by those who know what they do.
 func onlyReads(req soap.HasFault) bool {
 	switch req.(type) {
 	case *methods.RetrievePropertiesExBody, *methods.RetrievePropertiesBody, *methods.FindAllByUuidBody,
 		*methods.QueryChangedDiskAreasBody, *methods.HasPrivilegeOnEntitiesBody, *methods.CurrentTimeBody,
+		*methods.HttpNfcLeaseProgressBody, *methods.HttpNfcLeaseCompleteBody, *methods.HttpNfcLeaseAbortBody,
 		*methods.AcquireGenericServiceTicketBody: // a ticket too many does no harm
 		return true
 	}

@@ -130,23 +130,30 @@ func TestChainsOfDeltasAreReadWhileTheGuestWrites(t *testing.T) {
 	}
 }
 
-// TestAChainThatChangesUnderARunIsGone removes the foreign snapshot below ours:
-// the delta that our frozen disk begins with is merged into another file.
+// TestAChainThatChangesUnderARunIsGone removes the lowest foreign snapshot: the
+// delta above it is merged into another file. That is the one that our frozen
+// disk begins with, or one further down.
 func TestAChainThatChangesUnderARunIsGone(t *testing.T) {
-	p := newPlatform(t)
-	p.refusing = true
-	g := newGuest(t, p, 8*hypervisor.BlockSize)
-	g.scribble(t, 5)
-	p.TakeForeign(t, g.id, "before the upgrade")
-	g.scribble(t, 5)
-	s, _ := p.source(t, p.config())
-	sn := open(t, s, snapshot(t, s, "r1", g.id, hypervisor.QuiesceNever))
-	d := sn.Disks()[0]
-	mustRead(t, d, g.bytes, hypervisor.Extent{Length: int64(len(g.bytes))})
-	p.deleteForeign(t, g.id)
-	has(t, sn.Verify(t.Context()), hypervisor.SnapshotGone)
-	err := d.Read(t.Context(), []hypervisor.Extent{{Length: d.Info().Size}}, func(int64, []byte, int64) error { return nil })
-	has(t, err, hypervisor.SnapshotGone)
+	for _, foreign := range []int{1, 2} {
+		t.Run(fmt.Sprint(foreign, " foreign snapshots"), func(t *testing.T) {
+			p := newPlatform(t)
+			p.refusing = true
+			g := newGuest(t, p, 8*hypervisor.BlockSize)
+			g.scribble(t, 5)
+			for range foreign {
+				p.TakeForeign(t, g.id, "before the upgrade")
+				g.scribble(t, 5)
+			}
+			s, _ := p.source(t, p.config())
+			sn := open(t, s, snapshot(t, s, "r1", g.id, hypervisor.QuiesceNever))
+			d := sn.Disks()[0]
+			mustRead(t, d, g.bytes, hypervisor.Extent{Length: int64(len(g.bytes))})
+			p.deleteForeign(t, g.id)
+			has(t, sn.Verify(t.Context()), hypervisor.SnapshotGone)
+			err := d.Read(t.Context(), []hypervisor.Extent{{Length: d.Info().Size}}, func(int64, []byte, int64) error { return nil })
+			has(t, err, hypervisor.SnapshotGone)
+		})
+	}
 }
 
 // deleteForeign removes the oldest snapshot of a server.

@@ -138,7 +138,7 @@ func TestScatteredBytesAreReadWhereverTheyLie(t *testing.T) {
 		size, parent int64
 	}{
 		{"grains of 4 KiB in any order", 4096, false, 12*block + 512, 12*block + 512},
-		{"sectors in any order", 512, false, 3 * block, 3 * block},
+		{"more sectors in any order than a plan holds", 512, false, 9*block + 512, 9*block + 512},
 		{"long runs", 4096, true, 50*block + 1024, 50*block + 1024},
 		{"grains of 64 KiB", 65536, false, 20 * block, 20 * block},
 		{"a parent that ends before its child", 4096, false, 12*block + 512, 5*block + 1536},
@@ -166,6 +166,21 @@ func TestScatteredBytesAreReadWhereverTheyLie(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPiecesMayShareBytes has grains at the same place of the file.
+func TestPiecesMayShareBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &scattered{size: block, grain: 4096, at: make([]int64, block/4096)}
+		for i := range s.at {
+			s.at[i] = int64(i%3) * 2048
+		}
+		d, want := chained(t, &folder{}, Limits{}, block, []vdisk.Layout{s}, [][]byte{randomBytes(16 << 10)})
+		got, err := readChain(t.Context(), d, hypervisor.Extent{Length: block})
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("other bytes were read: %v", err)
+		}
+	})
 }
 
 func TestScatteredBytesAreAskedForTogether(t *testing.T) {

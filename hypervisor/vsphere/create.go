@@ -231,10 +231,14 @@ func (c *creation) plan() (quiesce bool, note string, err error) {
 	return true, "", nil
 }
 
+// errStuck marks a snapshot's task that neither ends nor can be canceled: no
+// other can be taken beside it.
+var errStuck = errors.New("the guest may still be frozen")
+
 // worthWithoutQuiesce tells failures that a crash-consistent snapshot may not
 // meet.
 func worthWithoutQuiesce(err error) bool {
-	return (isFault(err) || problem.Has(err, TaskLate)) && !isBusy(err) && !isGone(err) && !hasKind(err, PermissionDenied) && !hasKind(err, MethodDisabled)
+	return (isFault(err) || problem.Has(err, TaskLate)) && !errors.Is(err, errStuck) && !isBusy(err) && !isGone(err) && !hasKind(err, PermissionDenied) && !hasKind(err, MethodDisabled) && !hasKind(err, LicenseRestricted)
 }
 
 func (c *creation) quiesceProblem(ctx context.Context, err error) error {
@@ -258,6 +262,15 @@ func reason(err error) string {
 	}
 }
 
+// patience is how long the guest may take to come to rest. Where there is
+// nothing to fall back on, it gets more.
+func (c *creation) patience() time.Duration {
+	if c.quiesce == hypervisor.QuiesceRequire {
+		return 5 * c.source.limits.Quiesce
+	}
+	return c.source.limits.Quiesce
+}
+
 // take makes one snapshot and finds it by its name.
 func (c *creation) take(ctx context.Context, quiesce bool) error {
 	s := c.source
@@ -266,19 +279,25 @@ func (c *creation) take(ctx context.Context, quiesce bool) error {
 		return err
 	}
 	t := c.tasks[len(c.tasks)-1]
-	limit := s.limits.Task
-	if quiesce && c.quiesce == hypervisor.QuiescePrefer {
-		limit = s.limits.Quiesce
-	}
 	what := "take a snapshot of " + c.v.Name
-	_, err := s.await(ctx, t, limit, what)
-	if problem.Has(err, TaskLate) && limit < s.limits.Task {
-		// A second one cannot start before the first has ended, one way or the
-		// other; if the guest came to rest after all, good.
+	var err error
+	if quiesce {
+		over := hypervisor.Waiting(ctx, fmt.Sprintf("the guest of %s has not come to rest for its snapshot yet", c.v.Name))
+		_, err = s.await(ctx, t, c.patience(), what)
+		over()
+	} else {
+		_, err = s.await(ctx, t, s.limits.Task, what)
+	}
+	if quiesce && problem.Has(err, TaskLate) {
+		// Not before the task has ended, one way or the other, is it sure that
+		// the guest was let go, and can a second one start. If the guest came
+		// to rest after all, good.
 		s.cancelTask(ctx, t)
 		if _, err2 := s.await(ctx, t, s.limits.Task, what); err2 == nil {
 			err = nil
-		} else if problem.Has(err2, TaskLate) || ctx.Err() != nil {
+		} else if problem.Has(err2, TaskLate) {
+			return TaskLate.New(errStuck, "%s: it was canceled after %s, and goes on", what, c.patience())
+		} else if ctx.Err() != nil {
 			return err2
 		}
 	}

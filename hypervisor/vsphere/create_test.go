@@ -3,6 +3,7 @@ package vsphere_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -54,36 +55,75 @@ func TestQuiescingFallsBackOnlyWhenItMay(t *testing.T) {
 }
 
 // TestAQuiesceThatHangsIsGivenUp has the guest take its time: the task does not end
-// until it is let go.
+// until it is canceled, and then as the case says.
 func TestAQuiesceThatHangsIsGivenUp(t *testing.T) {
-	var mu sync.Mutex
-	var first chan struct{}
-	p := newPlatform(t, func(c *vcenter.Config) {
-		inner := c.Fault
-		c.Fault = func(call vcenter.Call) error {
-			if call.Task && call.Method == "CreateSnapshot_Task" && call.N == 1 {
-				mu.Lock()
-				hold := first
-				mu.Unlock()
-				<-hold
-				return vcenter.SOAPFault{Fault: &types.ApplicationQuiesceFault{}, Message: "the guest did not answer"}
+	for name, c := range map[string]struct {
+		ask    hypervisor.Quiesce
+		ends   types.BaseMethodFault // of the task, when it is canceled; nil: the guest came to rest after all
+		stuck  bool                  // it does not even end then
+		want   hypervisor.Consistency
+		refuse *problem.Kind
+		taken  int // how often a snapshot was asked for
+	}{
+		"preferred":                       {ask: hypervisor.QuiescePrefer, ends: &types.ApplicationQuiesceFault{}, want: hypervisor.CrashConsistent, taken: 2},
+		"required":                        {ask: hypervisor.QuiesceRequire, ends: &types.ApplicationQuiesceFault{}, refuse: vsphere.QuiesceFailed, taken: 1},
+		"preferred, and reached at last":  {ask: hypervisor.QuiescePrefer, want: hypervisor.Quiesced, taken: 1},
+		"required, and reached at last":   {ask: hypervisor.QuiesceRequire, want: hypervisor.Quiesced, taken: 1},
+		"preferred, and the task goes on": {ask: hypervisor.QuiescePrefer, stuck: true, refuse: vsphere.TaskLate, taken: 1},
+		"required, and the task goes on":  {ask: hypervisor.QuiesceRequire, stuck: true, refuse: vsphere.TaskLate, taken: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			canceled, over := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			p := newPlatform(t, func(v *vcenter.Config) {
+				v.Fault = func(call vcenter.Call) error {
+					switch {
+					case call.Task && call.Method == "CreateSnapshot_Task" && call.N == 1:
+						wait := canceled
+						if c.stuck {
+							wait = over
+						}
+						<-wait
+						if c.ends != nil {
+							return vcenter.SOAPFault{Fault: c.ends, Message: "the guest did not answer"}
+						}
+					case call.Method == "CancelTask":
+						once.Do(func() { close(canceled) })
+					}
+					return nil
+				}
+			})
+			t.Cleanup(func() { close(over) })
+			id := p.AddServer(t, "web", size)
+			config := p.config()
+			config.Limits.Quiesce, config.Limits.Task, config.Limits.Undo = 100*time.Millisecond, 5*time.Second, 100*time.Millisecond
+			if c.stuck {
+				config.Limits.Task = 500 * time.Millisecond
 			}
-			if call.Method == "CancelTask" {
-				mu.Lock()
-				defer mu.Unlock()
-				close(first)
+			s, _ := p.source(t, config)
+			var told []string
+			ctx := hypervisor.WithWaits(t.Context(), func(what string) func() { told = append(told, what); return func() {} })
+			refs, err := s.Snapshot(ctx, "r1", []hypervisor.ServerID{id}, c.ask)
+			if !slices.Contains(told, "the guest of web has not come to rest for its snapshot yet") {
+				t.Errorf("what is waited for is told as %q", told)
 			}
-			return inner(call)
-		}
-	})
-	first = make(chan struct{})
-	id := p.AddServer(t, "web", size)
-	c := p.config()
-	c.Limits.Quiesce = 200 * time.Millisecond
-	s, _ := p.source(t, c)
-	ref := snapshot(t, s, "r1", id, hypervisor.QuiescePrefer)
-	if ref.Consistency != hypervisor.CrashConsistent || !strings.Contains(ref.Note, "did not come to rest") {
-		t.Errorf("reached %q, noted %q", ref.Consistency, ref.Note)
+			if n := p.Calls()["CreateSnapshot_Task"]; n != c.taken {
+				t.Errorf("vSphere was asked for %d snapshots", n)
+			}
+			select {
+			case <-canceled:
+			default:
+				t.Error("the task was not canceled")
+			}
+			if c.refuse != nil {
+				has(t, err, c.refuse)
+				return
+			}
+			must(t, err)
+			if refs[0].Consistency != c.want || (c.want == hypervisor.CrashConsistent) != strings.Contains(refs[0].Note, "did not come to rest: it took too long") {
+				t.Errorf("reached %q, noted %q", refs[0].Consistency, refs[0].Note)
+			}
+		})
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
 )
 
 // datastores are the datastores of a machine by name: names are unique within
@@ -40,12 +41,20 @@ func (s *Source) fullDatastores(ctx context.Context, stores []ref, percent float
 		return nil, err
 	}
 	for _, store := range found {
-		sum := store.Summary
-		if sum.Capacity > 0 && float64(sum.FreeSpace) < float64(sum.Capacity)*percent/100 {
-			full = append(full, fmt.Sprintf("datastore %q has %d of %d GiB free, less than %g %%", sum.Name, sum.FreeSpace>>30, sum.Capacity>>30, percent))
+		if what := tooFull(store.Summary, percent); what != "" {
+			full = append(full, what)
 		}
 	}
 	return full, nil
+}
+
+// tooFull says how full a datastore is that has less than a share of its
+// capacity free; nothing of others.
+func tooFull(sum types.DatastoreSummary, percent float64) string {
+	if sum.Capacity <= 0 || float64(sum.FreeSpace) >= float64(sum.Capacity)*percent/100 {
+		return ""
+	}
+	return fmt.Sprintf("datastore %q has %d of %d GiB free, less than %g %%", sum.Name, sum.FreeSpace>>30, sum.Capacity>>30, percent)
 }
 
 // address is where a file of a datastore is had by HTTPS. The names in the

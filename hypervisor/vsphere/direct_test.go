@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -159,6 +160,26 @@ func TestSessionsSpareTickets(t *testing.T) {
 				t.Errorf("asked were %v", asked)
 			}
 		})
+	}
+}
+
+func TestATicketThatIsRefusedOnceIsReplaced(t *testing.T) {
+	g, r := reached(t)
+	s, _ := g.source(t, g.config())
+	d := g.openDisk(t, s)
+	r.take()
+	var refused atomic.Bool
+	r.mu.Lock()
+	r.fault = func(call vcenter.Call) error {
+		if call.Host == esx1 && refused.CompareAndSwap(false, true) {
+			return vcenter.HTTPStatus(http.StatusUnauthorized)
+		}
+		return nil
+	}
+	r.mu.Unlock()
+	mustRead(t, d, g.bytes, hypervisor.Extent{Length: int64(len(g.bytes))})
+	if asked := r.take(); asked[esx1] != 2 || asked[""] > 0 {
+		t.Errorf("asked were %v", asked)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 
 	"skylift/hypervisor"
 	"skylift/hypervisor/vsphere"
-	"skylift/internal/problem"
 	"skylift/internal/simulator/vcenter"
 )
 
@@ -25,14 +24,18 @@ func readFirst(t *testing.T, s *vsphere.Source, ref hypervisor.SnapshotRef) erro
 	return err
 }
 
-func TestALockedFileIsRefusedWithAReason(t *testing.T) {
+func TestADiskWithoutAnyWayIsRefusedWithTheReasons(t *testing.T) {
 	p := newPlatform(t)
 	p.refusing = true
-	id := p.add(t, vcenter.ServerSpec{Name: "web", Disks: []vcenter.DiskSpec{{Size: size}}, Quirks: vcenter.Quirks{FlatLocked: true}})
+	id := p.add(t, vcenter.ServerSpec{Name: "web", Disks: []vcenter.DiskSpec{{Size: size}}, Quirks: vcenter.Quirks{FlatLocked: true, ExportFails: true}})
 	s, _ := p.source(t, p.config())
 	ref := snapshot(t, s, "r1", id, hypervisor.QuiesceNever)
-	if err := readFirst(t, s, ref); !problem.Has(err, vsphere.ReadRefused) && !problem.Has(err, vsphere.PermissionDenied) {
-		t.Errorf("got %v", err)
+	err := readFirst(t, s, ref)
+	has(t, err, vsphere.DiskUnreadable)
+	for _, reason := range []string{"not by datastore", "locked", "not by export"} {
+		if err == nil || !strings.Contains(err.Error(), reason) {
+			t.Errorf("got %v, want %q in it", err, reason)
+		}
 	}
 }
 

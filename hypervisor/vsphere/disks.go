@@ -23,6 +23,9 @@ type virtualDisk struct {
 	parent   bool     // it asks a parent for what it does not hold
 	changeID hypervisor.ChangeID
 	node     string // its place in the settings: "scsi0:1"
+	mode     string // "persistent"
+	kind     string // of its backing, for people: "flat"
+	sealed   bool   // encrypted by vSphere
 	skip     string // why it cannot be replicated, or empty
 	shared   bool   // several machines may write: such a disk forbids every snapshot
 }
@@ -94,21 +97,23 @@ func describeDisk(d *types.VirtualDisk) virtualDisk {
 		}
 	}
 	v.parents = parentsOf(d.Backing)
-	var mode, sharing string
+	var sharing string
 	switch b := d.Backing.(type) {
 	case *types.VirtualDiskFlatVer2BackingInfo:
 		v.id, v.file, v.changeID = hypervisor.DiskID(b.Uuid), b.FileName, hypervisor.ChangeID(b.ChangeId)
 		v.flat, v.parent = true, b.Parent != nil
-		mode, sharing = b.DiskMode, b.Sharing
+		v.mode, sharing = b.DiskMode, b.Sharing
+		v.kind, v.sealed = "flat", b.KeyId != nil
 	case *types.VirtualDiskSeSparseBackingInfo:
 		v.id, v.file, v.changeID, v.parent = hypervisor.DiskID(b.Uuid), b.FileName, hypervisor.ChangeID(b.ChangeId), b.Parent != nil
-		mode = b.DiskMode
+		v.mode, v.kind, v.sealed = b.DiskMode, "SEsparse", b.KeyId != nil
 	case *types.VirtualDiskSparseVer2BackingInfo:
 		v.id, v.file, v.changeID, v.parent = hypervisor.DiskID(b.Uuid), b.FileName, hypervisor.ChangeID(b.ChangeId), b.Parent != nil
-		mode = b.DiskMode
+		v.mode, v.kind, v.sealed = b.DiskMode, "sparse", b.KeyId != nil
 	case *types.VirtualDiskRawDiskMappingVer1BackingInfo:
 		v.id, v.file, v.changeID, v.parent = hypervisor.DiskID(b.Uuid), b.FileName, hypervisor.ChangeID(b.ChangeId), b.Parent != nil
-		mode, sharing = b.DiskMode, b.Sharing
+		v.mode, sharing = b.DiskMode, b.Sharing
+		v.kind = "raw device mapping, " + b.CompatibilityMode
 		if b.CompatibilityMode == string(types.VirtualDiskCompatibilityModePhysicalMode) {
 			v.skip = "it is a raw device mapping in physical mode, which snapshots leave out"
 			return v
@@ -120,7 +125,7 @@ func describeDisk(d *types.VirtualDisk) virtualDisk {
 	switch {
 	case sharing == string(types.VirtualDiskSharingSharingMultiWriter):
 		v.skip, v.shared = "it may be written by several virtual machines (multi-writer)", true
-	case strings.HasPrefix(strings.ToLower(mode), "independent"):
+	case strings.HasPrefix(strings.ToLower(v.mode), "independent"):
 		v.skip = "it is independent, which snapshots leave out"
 	}
 	return v

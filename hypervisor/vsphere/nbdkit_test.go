@@ -44,7 +44,7 @@ func newLocked(t *testing.T) *locked {
 	t.Helper()
 	l := &locked{platform: newPlatform(t), path: filepath.Join(t.TempDir(), "disk.raw"), content: make([]byte, lockedSize)}
 	l.refusing = true
-	l.id = l.add(t, vcenter.ServerSpec{Name: "web", Disks: []vcenter.DiskSpec{{Size: lockedSize}}, Quirks: vcenter.Quirks{FlatLocked: true}})
+	l.id = l.add(t, vcenter.ServerSpec{Name: "web", Disks: []vcenter.DiskSpec{{Size: lockedSize}}, Quirks: vcenter.Quirks{FlatLocked: true, ExportFails: true}})
 	// Bytes in the first block, over the border of others, and at the end.
 	random := rand.NewChaCha8([32]byte{3})
 	for _, e := range []hypervisor.Extent{{Offset: 0, Length: 1000}, {Offset: 3<<20 - 4096, Length: 1 << 20}, {Offset: lockedSize - 512, Length: 512}} {

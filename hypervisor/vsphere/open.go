@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/vmware/govmomi/fault"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -23,10 +24,11 @@ type snapshot struct {
 	frozen  []virtualDisk
 	disks   []hypervisor.Disk
 	stores  *datastores
-	host    ref     // that the machine is on
-	esx     *host   // what is known of it; nil where vSphere does not show it
-	direct  *direct // around vCenter; nil where there is no such way,
-	around  string  // and this is why
+	leases  atomic.Int32 // exports under way
+	host    ref          // that the machine is on
+	esx     *host        // what is known of it; nil where vSphere does not show it
+	direct  *direct      // around vCenter; nil where there is no such way,
+	around  string       // and this is why
 }
 
 // Open verifies the snapshot and finds out how each of its disks can be read.

@@ -185,6 +185,38 @@ func TestACanceledWaitGivesItsPlaceAway(t *testing.T) {
 	})
 }
 
+// TestRequestsUnderWayDoNotCountAgainstAReduction has all answers late that
+// were asked for at once: their number is halved once for it.
+func TestRequestsUnderWayDoNotCountAgainstAReduction(t *testing.T) {
+	p := newPacer("ds", 4*pacerSamples, 20*time.Millisecond)
+	var turns []pass
+	for range 4 * pacerSamples {
+		turn, err := p.take(t.Context())
+		must(t, err)
+		turns = append(turns, turn)
+	}
+	turns[0].answered("vcenter", time.Millisecond)
+	for _, turn := range turns[1:] {
+		turn.answered("vcenter", time.Second)
+		turn.done()
+	}
+	if p.allowed != 2*pacerSamples {
+		t.Errorf("%d requests are allowed at once", p.allowed)
+	}
+}
+
+// TestAPassThatComesTooLateIsGivenBack ends a wait in the moment of its success.
+func TestAPassThatComesTooLateIsGivenBack(t *testing.T) {
+	p := newPacer("ds", 1, 20*time.Millisecond)
+	turn := make(chan struct{})
+	p.queue = append(p.queue, turn)
+	p.admit()
+	p.leave(turn)
+	if p.used != 0 {
+		t.Errorf("%d are at work", p.used)
+	}
+}
+
 // TestTheFirstByteDecidesHowLateADatastoreIs has quick first bytes of slow
 // answers, which is the network's matter, and then slow first bytes.
 func TestTheFirstByteDecidesHowLateADatastoreIs(t *testing.T) {

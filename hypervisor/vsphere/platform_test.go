@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/vmware/govmomi"
@@ -34,6 +35,7 @@ const installation = "test1"
 type platform struct {
 	*vcenter.Server
 	refusing bool // the test provokes what the simulator refuses
+	quirks   vcenter.Quirks
 
 	mu     sync.Mutex
 	names  map[hypervisor.ServerID]string
@@ -58,6 +60,9 @@ func newPlatform(t testing.TB, change ...func(*vcenter.Config)) *platform {
 		p.Intercept(nil)
 		if refused := server.Refused(); len(refused) > 0 && !p.refusing {
 			t.Errorf("the simulator refused %q", refused)
+		}
+		if open := server.OpenLeases(); len(open) > 0 {
+			t.Errorf("there are still leases on %q", open)
 		}
 		if err := server.Close(); err != nil {
 			t.Error(err)
@@ -97,7 +102,11 @@ func (p *platform) Intercept(decide func(n int) sourcetest.Fate) {
 }
 
 func (p *platform) Traits() sourcetest.Traits {
-	return sourcetest.Traits{Quiesce: hypervisor.Quiesced, ForeignReadable: true, Calls: 100}
+	traits := sourcetest.Traits{Quiesce: hypervisor.Quiesced, ForeignReadable: true, Calls: 100}
+	if p.quirks.FlatLocked {
+		traits.Every = 5
+	}
+	return traits
 }
 
 // config is what a source of the simulated vCenter needs.
@@ -131,7 +140,7 @@ func (p *platform) source(t testing.TB, c vsphere.Config) (*vsphere.Source, func
 
 func (p *platform) AddServer(t testing.TB, name string, disks ...int64) hypervisor.ServerID {
 	t.Helper()
-	spec := vcenter.ServerSpec{Name: name, ChangeTracking: true}
+	spec := vcenter.ServerSpec{Name: name, ChangeTracking: true, Quirks: p.quirks}
 	for _, size := range disks {
 		spec.Disks = append(spec.Disks, vcenter.DiskSpec{Size: size})
 	}
@@ -295,6 +304,10 @@ func (p *platform) TakeForeign(t testing.TB, id hypervisor.ServerID, name string
 
 func (p *platform) DeleteSnapshot(t testing.TB, ref hypervisor.SnapshotRef) {
 	t.Helper()
+	if p.quirks.FlatLocked { // exports keep off clients, and not the owner
+		must(t, p.vm(t, ref.Server).RemoveAllSnapshots())
+		return
+	}
 	c := p.client(t)
 	res, err := methods.RemoveSnapshot_Task(t.Context(), c, &types.RemoveSnapshot_Task{
 		This: types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: ref.ID},
@@ -312,6 +325,19 @@ func (p *platform) SnapshotNames(testing.TB) (names []string) {
 }
 
 func (p *platform) ExpireSessions(testing.TB) { p.Server.ExpireSessions() }
+
+// exporting is a platform where the files of running servers are locked, so that
+// their disks are exported. A lease that nobody ends is over after a second.
+func exporting(t testing.TB, change ...func(*vcenter.Config)) *platform {
+	p := newPlatform(t, append([]func(*vcenter.Config){func(c *vcenter.Config) { c.LeaseTimeout = time.Second }}, change...)...)
+	p.refusing, p.quirks.FlatLocked = true, true
+	return p
+}
+
+// TestContractByExport keeps the contract where nothing but exports is left.
+func TestContractByExport(t *testing.T) {
+	sourcetest.Run(t, func(t testing.TB) sourcetest.Platform { return exporting(t) })
+}
 
 func TestContract(t *testing.T) {
 	sourcetest.Run(t, func(t testing.TB) sourcetest.Platform { return newPlatform(t) })

@@ -80,6 +80,11 @@ var (
 		Title: "changed block tracking cannot be switched on now",
 		Hint:  "It needs virtual hardware version 7 or later and a virtual machine without snapshots; mend that and try again",
 	}
+	LicenseRestricted = &problem.Kind{
+		Code:  "vsphere-license-restricted",
+		Title: "the host's license does not permit this",
+		Hint:  "The free license of ESXi lets its API be read only: give the host a paid or an evaluation license, or let a vCenter manage it",
+	}
 	DiskUnreadable = &problem.Kind{
 		Code:  "vsphere-disk-unreadable",
 		Title: "the frozen disk cannot be read from the files of its datastore",
@@ -94,6 +99,27 @@ var (
 		Code:  "vsphere-nbd-refused",
 		Title: "the NBD server does not give the frozen disk",
 		Hint:  "Check nbd.url and the certificates in the connector's settings, and that the NBD server has one export for each disk of a snapshot; the cause has its answer",
+	}
+	ExportRefused = &problem.Kind{
+		Code:  "vsphere-export-refused",
+		Title: "vSphere does not export the snapshot",
+		Hint:  "The cause is vSphere's own: encrypted virtual machines and some kinds of disks cannot be exported; another task of the virtual machine may be in the way",
+	}
+	ExportUnusable = &problem.Kind{
+		Code:  "vsphere-export-unusable",
+		Title: "vSphere's export does not surely hold the frozen disk",
+		Hint:  "Another disk's bytes must not be taken for this one's, so nothing was read; please report what the cause tells, with the versions of vCenter and ESXi",
+	}
+	HostUnreachable = &problem.Kind{
+		Code:  "vsphere-host-unreachable",
+		Title: "an ESXi host does not answer",
+		Hint:  "Let the connector resolve the names of the ESXi hosts and reach their management addresses on port 443; exported disks come from them and not through vCenter",
+		Retry: true,
+	}
+	HostUntrusted = &problem.Kind{
+		Code:  "vsphere-host-untrusted",
+		Title: "an ESXi host shows a certificate that is not trusted",
+		Hint:  "Reconnect the host in vCenter if its certificate was replaced, or give the connector the authority's certificate; if neither explains it, somebody may be in between",
 	}
 	ReadFailed = &problem.Kind{
 		Code:  "vsphere-read-failed",
@@ -112,6 +138,9 @@ func explain(err error, object string) error {
 	var denied *types.NoPermission
 	if _, ok := fault.As(err, &denied); ok {
 		return PermissionDenied.New(err, "%s needs the privilege %s", object, denied.PrivilegeId)
+	}
+	if fault.Is(err, &types.RestrictedVersion{}) {
+		return LicenseRestricted.New(err, "%s", object)
 	}
 	if fault.Is(err, &types.MethodDisabled{}) {
 		return MethodDisabled.New(err, "%s", object)

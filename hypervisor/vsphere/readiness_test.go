@@ -1,6 +1,8 @@
 package vsphere_test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -78,26 +80,45 @@ func TestAMultiWriterDiskBlocks(t *testing.T) {
 
 func TestMissingPrivilegesAreNamedWithObjectAndOperation(t *testing.T) {
 	p := newPlatform(t, func(c *vcenter.Config) {
-		c.Denied = []string{"VirtualMachine.State.RemoveSnapshot", "Datastore.FileManagement"}
+		c.Denied = []string{"VirtualMachine.State.RemoveSnapshot@web", "Datastore.FileManagement@datastore1"}
 	})
-	id := p.AddServer(t, "web", size)
+	id, other := p.AddServer(t, "web", size), p.AddServer(t, "other", size)
 	s, _ := p.source(t, p.config())
-	report, err := s.Check(t.Context(), id)
-	must(t, err)
-	var texts []string
-	for _, f := range report.Findings {
-		if f.Code == vsphere.PermissionDenied.Code && f.Blocks {
-			texts = append(texts, f.What)
-		}
-	}
-	all := strings.Join(texts, "\n")
-	for _, want := range []string{"VirtualMachine.State.RemoveSnapshot on web", "removing our snapshot", "Datastore.FileManagement on datastore datastore1", "reading disk files"} {
-		if !strings.Contains(all, want) {
-			t.Errorf("%q is not in %q", want, all)
-		}
-	}
-	if len(texts) != 2 {
-		t.Errorf("findings are %q", texts)
+	for name, c := range map[string]struct {
+		id    hypervisor.ServerID
+		deny  []string
+		blunt []string // findings that block,
+		mild  []string // and those that do not
+	}{
+		"on the server and a datastore": {id, []string{"VirtualMachine.State.RemoveSnapshot@web", "Datastore.FileManagement@datastore1"},
+			[]string{"VirtualMachine.State.RemoveSnapshot on web, needed for removing our snapshot"},
+			[]string{"Datastore.FileManagement on datastore datastore1, needed for reading disk files; without it, disks are read by snapshot export instead"}},
+		"on another server": {other, []string{"VirtualMachine.State.RemoveSnapshot@web"}, nil, nil},
+		"to export":         {id, []string{"VApp.Export"}, nil, []string{"VApp.Export on web, needed for exporting snapshots; without it, disks that cannot be read from their datastore"}},
+		"to read in any way": {id, []string{"VApp.Export", "Datastore.Browse"},
+			[]string{"VApp.Export on web", "Datastore.Browse on datastore datastore1, needed for finding disk files"}, nil},
+		"to switch tracking on": {id, []string{"VirtualMachine.Config.ChangeTracking"}, nil, []string{"it has to be enabled by somebody else"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p.Deny(c.deny...)
+			report, err := s.Check(t.Context(), c.id)
+			must(t, err)
+			wanted := map[bool][]string{true: c.blunt, false: c.mild}
+			found := map[bool]int{}
+			for _, f := range report.Findings {
+				ok := f.Code == vsphere.PermissionDenied.Code && slices.ContainsFunc(wanted[f.Blocks], func(want string) bool { return strings.Contains(f.What, want) })
+				if found[f.Blocks]++; !ok || f.Hint == "" || f.Subject == "" {
+					t.Errorf("found %+v", f)
+				}
+			}
+			if found[true] != len(c.blunt) || found[false] != len(c.mild) {
+				t.Errorf("findings are %+v", report.Findings)
+			}
+			want := fmt.Sprintf("%d of 10", 10-len(c.blunt)-len(c.mild))
+			if i := slices.IndexFunc(report.Facts, func(f hypervisor.Fact) bool { return f.Name == "privileges" }); i < 0 || report.Facts[i].Value != want {
+				t.Errorf("the facts are %+v, want privileges %s", report.Facts, want)
+			}
+		})
 	}
 }
 

@@ -57,11 +57,17 @@ type Limits struct {
 	// DatastoreSnapshots is how many snapshots of ours one datastore holds at once: 15.
 	DatastoreSnapshots int
 	Connections        int           // 16 HTTPS connections to the datastore files of vCenter, and of each host: they have few HTTP sessions
-	Quiesce            time.Duration // 60 s for the guest to come to rest, when that is preferred but not required
+	Quiesce            time.Duration // 60 s for the guest to come to rest, when that is preferred; five times as long when it is required
 	Task               time.Duration // 15 min for a task to end; consolidation gets four times as long
 	Older              time.Duration // 15 min for an earlier snapshot of ours to be removed before a new one
 	Undo               time.Duration // 60 s to remove what a failed or canceled creation left
 	Idle               time.Duration // 60 s without a byte end a connection
+	// ExportIdle is how long an exported disk's stream may pause: 15 min. A host
+	// sends nothing while it reads zeros, and reads hundreds of GiB in that time.
+	ExportIdle time.Duration
+	// ExportPatience is how long the stream may wait for us: 2 min. VMware says
+	// nothing of how long a host bears that; a lease lasts 5 min without a sign.
+	ExportPatience time.Duration
 	// Latency is how much later than at its best a datastore may answer before
 	// it is asked for less at a time: 20 ms; below 0: no matter.
 	Latency     time.Duration
@@ -94,6 +100,8 @@ func (l Limits) withDefaults() Limits {
 	set(&l.Older, 15*time.Minute)
 	set(&l.Undo, time.Minute)
 	set(&l.Idle, time.Minute)
+	set(&l.ExportIdle, 15*time.Minute)
+	set(&l.ExportPatience, 2*time.Minute)
 	if l.Latency == 0 {
 		l.Latency = 20 * time.Millisecond
 	}

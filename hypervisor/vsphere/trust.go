@@ -22,17 +22,16 @@ type hostClients struct {
 	config      Config
 	connections int
 
-	mu     sync.Mutex
-	byHost map[string]hostClient
+	mu    sync.Mutex
+	known map[told]*http.Client
 }
 
-type hostClient struct {
-	thumbprint string
-	*http.Client
-}
+// told is what vSphere says of a host: which of its certificate's hashes
+// depends on the call.
+type told struct{ host, thumbprint string }
 
 func newHostClients(c Config, connections int) *hostClients {
-	return &hostClients{config: c, connections: connections, byHost: map[string]hostClient{}}
+	return &hostClients{config: c, connections: connections, known: map[told]*http.Client{}}
 }
 
 // hostClient returns the HTTP client for a host ("name" or "name:port") that
@@ -60,9 +59,8 @@ func withPort(host string) string {
 func (h *hostClients) client(host, thumbprint string) (*http.Client, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	known, ok := h.byHost[host]
-	if ok && known.thumbprint == thumbprint {
-		return known.Client, nil
+	if c := h.known[told{host, thumbprint}]; c != nil {
+		return c, nil
 	}
 	transport, err := h.transport(host, thumbprint)
 	if err != nil {
@@ -72,11 +70,8 @@ func (h *hostClients) client(host, thumbprint string) (*http.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if ok { // the host has another certificate now
-		known.CloseIdleConnections()
-	}
 	c := &http.Client{Transport: transport, Jar: jar, CheckRedirect: noRedirect}
-	h.byHost[host] = hostClient{thumbprint, c}
+	h.known[told{host, thumbprint}] = c
 	return c, nil
 }
 
@@ -90,7 +85,7 @@ func (h *hostClients) transport(host, thumbprint string) (*http.Transport, error
 	if thumbprint == "" {
 		return t, nil
 	}
-	told, err := parseThumbprint(thumbprint)
+	sum, err := parseThumbprint(thumbprint)
 	if err != nil {
 		return nil, fmt.Errorf("the thumbprint of host %s: %w", host, err)
 	}
@@ -98,7 +93,7 @@ func (h *hostClients) transport(host, thumbprint string) (*http.Transport, error
 	if trust == nil {
 		trust = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	check := hostCheck{told: told, roots: trust.RootCAs, name: (&url.URL{Host: host}).Hostname(), further: trust.VerifyConnection}
+	check := hostCheck{sum: sum, roots: trust.RootCAs, name: (&url.URL{Host: host}).Hostname(), further: trust.VerifyConnection}
 	// VerifyConnection, unlike VerifyPeerCertificate, runs on resumed
 	// connections too. It takes the place of what is switched off here.
 	trust.InsecureSkipVerify, trust.VerifyConnection = true, check.verify
@@ -110,14 +105,14 @@ func (h *hostClients) transport(host, thumbprint string) (*http.Transport, error
 func (h *hostClients) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, c := range h.byHost {
+	for _, c := range h.known {
 		c.CloseIdleConnections()
 	}
 }
 
 // hostCheck verifies a host by what vSphere told, or by the authorities.
 type hostCheck struct {
-	told    []byte // SHA-1 or SHA-256 of the certificate
+	sum     []byte // SHA-1 or SHA-256 of the certificate
 	roots   *x509.CertPool
 	name    string                          // of the host; tls.ConnectionState has none for an address
 	further func(tls.ConnectionState) error // may be nil
@@ -128,7 +123,7 @@ func (c hostCheck) verify(state tls.ConnectionState) error {
 		return errors.New("the host shows no certificate")
 	}
 	leaf := state.PeerCertificates[0]
-	if !isThumbprint(c.told, leaf) {
+	if !isThumbprint(c.sum, leaf) {
 		options := x509.VerifyOptions{Roots: c.roots, DNSName: c.name, Intermediates: x509.NewCertPool()}
 		for _, further := range state.PeerCertificates[1:] {
 			options.Intermediates.AddCert(further)
@@ -149,11 +144,11 @@ func (c hostCheck) verify(state tls.ConnectionState) error {
 // isThumbprint compares with the hash that has the thumbprint's length. SHA-1
 // is what vSphere tells up to version 8; nobody can make a certificate for a
 // given SHA-1, which is all that is asked of it here.
-func isThumbprint(told []byte, cert *x509.Certificate) bool {
-	if len(told) == sha1.Size {
-		return [sha1.Size]byte(told) == sha1.Sum(cert.Raw)
+func isThumbprint(sum []byte, cert *x509.Certificate) bool {
+	if len(sum) == sha1.Size {
+		return [sha1.Size]byte(sum) == sha1.Sum(cert.Raw)
 	}
-	return [sha256.Size]byte(told) == sha256.Sum256(cert.Raw)
+	return [sha256.Size]byte(sum) == sha256.Sum256(cert.Raw)
 }
 
 // parseThumbprint reads what vSphere writes as "69:21:3F:...".

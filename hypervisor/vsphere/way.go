@@ -28,15 +28,13 @@ type transport struct {
 	find func(ctx context.Context, d *disk) (w way, why string, err error)
 }
 
-// transports are all kinds, the fastest first.
+// transports are all kinds that are set up, the fastest first.
 func (s *Source) transports() []transport {
-	all := []transport{
-		{"datastore", s.findDatastore},
-	}
+	all := []transport{{"datastore", s.findDatastore}}
 	if s.exports != nil {
 		all = append(all, transport{"nbdkit", s.findNBD})
 	}
-	return all
+	return append(all, transport{"export", s.findExport})
 }
 
 // choose takes the first transport that gives the disk's bytes. The reason it

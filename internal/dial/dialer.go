@@ -24,7 +24,7 @@ type dialer struct {
 	excepted func(addr string) bool
 	roots    *x509.CertPool // for an https:// proxy
 	timeout  time.Duration  // of each step
-	tcp      func(ctx context.Context, network, addr string) (net.Conn, error)
+	tcp      dialFunc
 }
 
 // newDialer takes settings whose defaults are filled in.
@@ -33,6 +33,10 @@ func newDialer(s Settings, roots *x509.CertPool) (*dialer, error) {
 	if err != nil {
 		return nil, err
 	}
+	tcp := (&net.Dialer{Timeout: s.ConnectTimeout}).DialContext
+	if s.Wrap != nil {
+		tcp = wrapped(tcp, s.Wrap)
+	}
 	return &dialer{
 		proxy:    proxy,
 		user:     s.Proxy.User,
@@ -40,8 +44,21 @@ func newDialer(s Settings, roots *x509.CertPool) (*dialer, error) {
 		excepted: exceptions(s.Proxy.Except),
 		roots:    roots,
 		timeout:  s.ConnectTimeout,
-		tcp:      (&net.Dialer{Timeout: s.ConnectTimeout}).DialContext,
+		tcp:      tcp,
 	}, nil
+}
+
+// dialFunc is net.Dialer's DialContext.
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+func wrapped(dial dialFunc, wrap func(net.Conn) net.Conn) dialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return wrap(conn), nil
+	}
 }
 
 // dial connects to addr, host:port. It fails with problems, or with the

@@ -45,6 +45,10 @@ type Settings struct {
 	IdleTimeout time.Duration
 	// MaxConnsPerHost bounds the connections to one host; 0 is no bound.
 	MaxConnsPerHost int
+	// Wrap, where it is set, is put around each TCP connection, below TLS and
+	// what proxies add: it sees the bytes that cross the network. A Write of
+	// its may wait, but for less than IdleTimeout.
+	Wrap func(net.Conn) net.Conn
 	// HTTP2 offers HTTP/2 besides HTTP/1.1. Bulk data is better off without:
 	// it then has a TCP connection per request.
 	HTTP2 bool

@@ -20,14 +20,14 @@ type rule struct {
 // names none of these folders is misspelt.
 var layout = []string{
 	"cmd/connector", "cmd/controlplane", "cmd/appliance", "cmd/skylift",
-	"cmd/internal/bench", "cmd/internal/connectord", "cmd/internal/controlplaned", "cmd/internal/daemon", "cmd/internal/try",
+	"cmd/internal/bench", "cmd/internal/connectord", "cmd/internal/controlplaned", "cmd/internal/daemon", "cmd/internal/operate", "cmd/internal/try",
 	"connector", "transfer", "staging", "link", "config", "docs", "packer",
 	"hypervisor", "hypervisor/sourcetest", "hypervisor/vdisk", "hypervisor/vsphere", "hypervisor/hyperv", "hypervisor/azure",
 	"appliance",
 	"controlplane/api", "controlplane/link", "controlplane/access", "controlplane/reconcile",
 	"controlplane/catalog", "controlplane/replication", "controlplane/image", "controlplane/application",
 	"controlplane/notify", "controlplane/audit", "controlplane/store", "controlplane/web",
-	"internal/secret", "internal/problem", "internal/dial", "internal/webkit", "internal/simulator",
+	"internal/secret", "internal/problem", "internal/dial", "internal/bandwidth", "internal/webkit", "internal/simulator",
 	"internal/need", "internal/proxytest", "internal/problemdoc", "internal/walls",
 }
 

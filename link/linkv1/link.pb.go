@@ -489,6 +489,7 @@ type Command struct {
 	//	*Command_Heartbeat
 	//	*Command_Replicate
 	//	*Command_RefreshInventory
+	//	*Command_Ask
 	Command       isCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -558,6 +559,15 @@ func (x *Command) GetRefreshInventory() *RefreshInventory {
 	return nil
 }
 
+func (x *Command) GetAsk() *Ask {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Ask); ok {
+			return x.Ask
+		}
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -574,11 +584,17 @@ type Command_RefreshInventory struct {
 	RefreshInventory *RefreshInventory `protobuf:"bytes,3,opt,name=refresh_inventory,json=refreshInventory,proto3,oneof"`
 }
 
+type Command_Ask struct {
+	Ask *Ask `protobuf:"bytes,4,opt,name=ask,proto3,oneof"`
+}
+
 func (*Command_Heartbeat) isCommand_Command() {}
 
 func (*Command_Replicate) isCommand_Command() {}
 
 func (*Command_RefreshInventory) isCommand_Command() {}
+
+func (*Command_Ask) isCommand_Command() {}
 
 type Heartbeat struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -653,6 +669,85 @@ func (*RefreshInventory) Descriptor() ([]byte, []int) {
 	return file_link_proto_rawDescGZIP(), []int{10}
 }
 
+// Ask wants something looked at or done outside of runs. It is delivered at
+// least once: again when the connector opens a new session before it has
+// answered. A connector that is at work on the ID ignores it.
+type Ask struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Source        string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Server        string                 `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"`             // the source's server ID; empty for check-source
+	What          string                 `protobuf:"bytes,4,opt,name=what,proto3" json:"what,omitempty"`                 // check, check-source, enable-tracking
+	TtlMs         uint32                 `protobuf:"varint,5,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"` // for the answer, from when this arrives
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ask) Reset() {
+	*x = Ask{}
+	mi := &file_link_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ask) ProtoMessage() {}
+
+func (x *Ask) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ask.ProtoReflect.Descriptor instead.
+func (*Ask) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Ask) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Ask) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Ask) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Ask) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Ask) GetTtlMs() uint32 {
+	if x != nil {
+		return x.TtlMs
+	}
+	return 0
+}
+
 // Lease gives one connector the right to work on a run. Work under an older
 // epoch is refused everywhere.
 type Lease struct {
@@ -666,7 +761,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_link_proto_msgTypes[11]
+	mi := &file_link_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +773,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[11]
+	mi := &file_link_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +786,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{11}
+	return file_link_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Lease) GetRun() string {
@@ -723,7 +818,7 @@ type Replicate struct {
 	Source         string                 `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
 	Server         string                 `protobuf:"bytes,4,opt,name=server,proto3" json:"server,omitempty"`           // the source's server ID
 	Quiesce        string                 `protobuf:"bytes,5,opt,name=quiesce,proto3" json:"quiesce,omitempty"`         // never, prefer, require
-	Compression    string                 `protobuf:"bytes,6,opt,name=compression,proto3" json:"compression,omitempty"` // zstd, off
+	Compression    string                 `protobuf:"bytes,6,opt,name=compression,proto3" json:"compression,omitempty"` // zstd, off, auto
 	Staging        *Staging               `protobuf:"bytes,7,opt,name=staging,proto3" json:"staging,omitempty"`
 	Bases          []*Base                `protobuf:"bytes,8,rep,name=bases,proto3" json:"bases,omitempty"`
 	SkipDisks      []string               `protobuf:"bytes,9,rep,name=skip_disks,json=skipDisks,proto3" json:"skip_disks,omitempty"`
@@ -736,7 +831,7 @@ type Replicate struct {
 
 func (x *Replicate) Reset() {
 	*x = Replicate{}
-	mi := &file_link_proto_msgTypes[12]
+	mi := &file_link_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +843,7 @@ func (x *Replicate) String() string {
 func (*Replicate) ProtoMessage() {}
 
 func (x *Replicate) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[12]
+	mi := &file_link_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +856,7 @@ func (x *Replicate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replicate.ProtoReflect.Descriptor instead.
 func (*Replicate) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{12}
+	return file_link_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Replicate) GetLease() *Lease {
@@ -863,7 +958,7 @@ type Base struct {
 
 func (x *Base) Reset() {
 	*x = Base{}
-	mi := &file_link_proto_msgTypes[13]
+	mi := &file_link_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +970,7 @@ func (x *Base) String() string {
 func (*Base) ProtoMessage() {}
 
 func (x *Base) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[13]
+	mi := &file_link_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +983,7 @@ func (x *Base) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Base.ProtoReflect.Descriptor instead.
 func (*Base) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{13}
+	return file_link_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Base) GetDisk() string {
@@ -949,7 +1044,7 @@ type Staging struct {
 
 func (x *Staging) Reset() {
 	*x = Staging{}
-	mi := &file_link_proto_msgTypes[14]
+	mi := &file_link_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1056,7 @@ func (x *Staging) String() string {
 func (*Staging) ProtoMessage() {}
 
 func (x *Staging) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[14]
+	mi := &file_link_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1069,7 @@ func (x *Staging) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Staging.ProtoReflect.Descriptor instead.
 func (*Staging) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{14}
+	return file_link_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Staging) GetBucket() string {
@@ -1045,7 +1140,7 @@ type Credentials struct {
 
 func (x *Credentials) Reset() {
 	*x = Credentials{}
-	mi := &file_link_proto_msgTypes[15]
+	mi := &file_link_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1152,7 @@ func (x *Credentials) String() string {
 func (*Credentials) ProtoMessage() {}
 
 func (x *Credentials) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[15]
+	mi := &file_link_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1165,7 @@ func (x *Credentials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credentials.ProtoReflect.Descriptor instead.
 func (*Credentials) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{15}
+	return file_link_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Credentials) GetAccessKeyId() string {
@@ -1115,7 +1210,7 @@ type SnapshotRef struct {
 
 func (x *SnapshotRef) Reset() {
 	*x = SnapshotRef{}
-	mi := &file_link_proto_msgTypes[16]
+	mi := &file_link_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1127,7 +1222,7 @@ func (x *SnapshotRef) String() string {
 func (*SnapshotRef) ProtoMessage() {}
 
 func (x *SnapshotRef) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[16]
+	mi := &file_link_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1140,7 +1235,7 @@ func (x *SnapshotRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRef.ProtoReflect.Descriptor instead.
 func (*SnapshotRef) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{16}
+	return file_link_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SnapshotRef) GetServer() string {
@@ -1196,7 +1291,7 @@ type Anchor struct {
 
 func (x *Anchor) Reset() {
 	*x = Anchor{}
-	mi := &file_link_proto_msgTypes[17]
+	mi := &file_link_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1303,7 @@ func (x *Anchor) String() string {
 func (*Anchor) ProtoMessage() {}
 
 func (x *Anchor) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[17]
+	mi := &file_link_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1316,7 @@ func (x *Anchor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Anchor.ProtoReflect.Descriptor instead.
 func (*Anchor) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{17}
+	return file_link_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Anchor) GetServer() string {
@@ -1256,7 +1351,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_link_proto_msgTypes[18]
+	mi := &file_link_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1363,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[18]
+	mi := &file_link_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1376,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{18}
+	return file_link_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RenewRequest) GetRun() string {
@@ -1316,7 +1411,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_link_proto_msgTypes[19]
+	mi := &file_link_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1423,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[19]
+	mi := &file_link_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1436,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{19}
+	return file_link_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RenewResponse) GetLease() *Lease {
@@ -1376,7 +1471,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_link_proto_msgTypes[20]
+	mi := &file_link_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1483,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[20]
+	mi := &file_link_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1496,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{20}
+	return file_link_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Progress) GetStage() string {
@@ -1441,13 +1536,14 @@ type DiskProgress struct {
 	Transport     string                 `protobuf:"bytes,11,opt,name=transport,proto3" json:"transport,omitempty"`
 	TransportWhy  string                 `protobuf:"bytes,12,opt,name=transport_why,json=transportWhy,proto3" json:"transport_why,omitempty"`
 	Resumed       int64                  `protobuf:"varint,13,opt,name=resumed,proto3" json:"resumed,omitempty"` // of blocks found in staging
+	Name          string                 `protobuf:"bytes,14,opt,name=name,proto3" json:"name,omitempty"`        // for people
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DiskProgress) Reset() {
 	*x = DiskProgress{}
-	mi := &file_link_proto_msgTypes[21]
+	mi := &file_link_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1555,7 @@ func (x *DiskProgress) String() string {
 func (*DiskProgress) ProtoMessage() {}
 
 func (x *DiskProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[21]
+	mi := &file_link_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1568,7 @@ func (x *DiskProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskProgress.ProtoReflect.Descriptor instead.
 func (*DiskProgress) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{21}
+	return file_link_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DiskProgress) GetDisk() string {
@@ -1566,6 +1662,13 @@ func (x *DiskProgress) GetResumed() int64 {
 	return 0
 }
 
+func (x *DiskProgress) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type RecordSnapshotRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
@@ -1577,7 +1680,7 @@ type RecordSnapshotRequest struct {
 
 func (x *RecordSnapshotRequest) Reset() {
 	*x = RecordSnapshotRequest{}
-	mi := &file_link_proto_msgTypes[22]
+	mi := &file_link_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1692,7 @@ func (x *RecordSnapshotRequest) String() string {
 func (*RecordSnapshotRequest) ProtoMessage() {}
 
 func (x *RecordSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[22]
+	mi := &file_link_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1705,7 @@ func (x *RecordSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*RecordSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{22}
+	return file_link_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RecordSnapshotRequest) GetRun() string {
@@ -1634,7 +1737,7 @@ type RecordSnapshotResponse struct {
 
 func (x *RecordSnapshotResponse) Reset() {
 	*x = RecordSnapshotResponse{}
-	mi := &file_link_proto_msgTypes[23]
+	mi := &file_link_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +1749,7 @@ func (x *RecordSnapshotResponse) String() string {
 func (*RecordSnapshotResponse) ProtoMessage() {}
 
 func (x *RecordSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[23]
+	mi := &file_link_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +1762,7 @@ func (x *RecordSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*RecordSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{23}
+	return file_link_proto_rawDescGZIP(), []int{24}
 }
 
 type SealRequest struct {
@@ -1673,7 +1776,7 @@ type SealRequest struct {
 
 func (x *SealRequest) Reset() {
 	*x = SealRequest{}
-	mi := &file_link_proto_msgTypes[24]
+	mi := &file_link_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +1788,7 @@ func (x *SealRequest) String() string {
 func (*SealRequest) ProtoMessage() {}
 
 func (x *SealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[24]
+	mi := &file_link_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +1801,7 @@ func (x *SealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealRequest.ProtoReflect.Descriptor instead.
 func (*SealRequest) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{24}
+	return file_link_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SealRequest) GetRun() string {
@@ -1741,7 +1844,7 @@ type SealedDisk struct {
 
 func (x *SealedDisk) Reset() {
 	*x = SealedDisk{}
-	mi := &file_link_proto_msgTypes[25]
+	mi := &file_link_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1856,7 @@ func (x *SealedDisk) String() string {
 func (*SealedDisk) ProtoMessage() {}
 
 func (x *SealedDisk) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[25]
+	mi := &file_link_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1869,7 @@ func (x *SealedDisk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedDisk.ProtoReflect.Descriptor instead.
 func (*SealedDisk) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{25}
+	return file_link_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SealedDisk) GetDisk() string {
@@ -1854,7 +1957,7 @@ type SealResponse struct {
 
 func (x *SealResponse) Reset() {
 	*x = SealResponse{}
-	mi := &file_link_proto_msgTypes[26]
+	mi := &file_link_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +1969,7 @@ func (x *SealResponse) String() string {
 func (*SealResponse) ProtoMessage() {}
 
 func (x *SealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[26]
+	mi := &file_link_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +1982,7 @@ func (x *SealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealResponse.ProtoReflect.Descriptor instead.
 func (*SealResponse) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{26}
+	return file_link_proto_rawDescGZIP(), []int{27}
 }
 
 type FinishRequest struct {
@@ -1898,7 +2001,7 @@ type FinishRequest struct {
 
 func (x *FinishRequest) Reset() {
 	*x = FinishRequest{}
-	mi := &file_link_proto_msgTypes[27]
+	mi := &file_link_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +2013,7 @@ func (x *FinishRequest) String() string {
 func (*FinishRequest) ProtoMessage() {}
 
 func (x *FinishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[27]
+	mi := &file_link_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2026,7 @@ func (x *FinishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishRequest.ProtoReflect.Descriptor instead.
 func (*FinishRequest) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{27}
+	return file_link_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FinishRequest) GetRun() string {
@@ -1997,7 +2100,7 @@ type Settled struct {
 
 func (x *Settled) Reset() {
 	*x = Settled{}
-	mi := &file_link_proto_msgTypes[28]
+	mi := &file_link_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +2112,7 @@ func (x *Settled) String() string {
 func (*Settled) ProtoMessage() {}
 
 func (x *Settled) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[28]
+	mi := &file_link_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2125,7 @@ func (x *Settled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settled.ProtoReflect.Descriptor instead.
 func (*Settled) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{28}
+	return file_link_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Settled) GetAnchor() *Anchor {
@@ -2045,7 +2148,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_link_proto_msgTypes[29]
+	mi := &file_link_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2057,7 +2160,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[29]
+	mi := &file_link_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2070,7 +2173,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{29}
+	return file_link_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Failure) GetCode() string {
@@ -2116,7 +2219,7 @@ type FinishResponse struct {
 
 func (x *FinishResponse) Reset() {
 	*x = FinishResponse{}
-	mi := &file_link_proto_msgTypes[30]
+	mi := &file_link_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +2231,7 @@ func (x *FinishResponse) String() string {
 func (*FinishResponse) ProtoMessage() {}
 
 func (x *FinishResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[30]
+	mi := &file_link_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +2244,292 @@ func (x *FinishResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishResponse.ProtoReflect.Descriptor instead.
 func (*FinishResponse) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{30}
+	return file_link_proto_rawDescGZIP(), []int{31}
+}
+
+type AnswerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ask           string                 `protobuf:"bytes,1,opt,name=ask,proto3" json:"ask,omitempty"`
+	Report        *Report                `protobuf:"bytes,2,opt,name=report,proto3" json:"report,omitempty"`   // set for check and check-source
+	Failure       *Failure               `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"` // set if it could not be done; retry and release mean nothing
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerRequest) Reset() {
+	*x = AnswerRequest{}
+	mi := &file_link_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerRequest) ProtoMessage() {}
+
+func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
+func (*AnswerRequest) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *AnswerRequest) GetAsk() string {
+	if x != nil {
+		return x.Ask
+	}
+	return ""
+}
+
+func (x *AnswerRequest) GetReport() *Report {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *AnswerRequest) GetFailure() *Failure {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+type AnswerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerResponse) Reset() {
+	*x = AnswerResponse{}
+	mi := &file_link_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerResponse) ProtoMessage() {}
+
+func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerResponse.ProtoReflect.Descriptor instead.
+func (*AnswerResponse) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{33}
+}
+
+// Report tells what was looked at and how it is, and what is not as it should be.
+type Report struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Facts         []*Fact                `protobuf:"bytes,1,rep,name=facts,proto3" json:"facts,omitempty"`
+	Findings      []*Finding             `protobuf:"bytes,2,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Report) Reset() {
+	*x = Report{}
+	mi := &file_link_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Report) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Report) ProtoMessage() {}
+
+func (x *Report) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Report.ProtoReflect.Descriptor instead.
+func (*Report) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Report) GetFacts() []*Fact {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *Report) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+type Fact struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Subject       string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"` // a disk or object; empty for the server or source itself
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fact) Reset() {
+	*x = Fact{}
+	mi := &file_link_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fact) ProtoMessage() {}
+
+func (x *Fact) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fact.ProtoReflect.Descriptor instead.
+func (*Fact) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Fact) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Fact) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Fact) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type Finding struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Blocks        bool                   `protobuf:"varint,2,opt,name=blocks,proto3" json:"blocks,omitempty"` // no run can start with it
+	Subject       string                 `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	What          string                 `protobuf:"bytes,4,opt,name=what,proto3" json:"what,omitempty"`
+	Hint          string                 `protobuf:"bytes,5,opt,name=hint,proto3" json:"hint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_link_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Finding) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Finding) GetBlocks() bool {
+	if x != nil {
+		return x.Blocks
+	}
+	return false
+}
+
+func (x *Finding) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Finding) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Finding) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
 }
 
 type ReportInventoryRequest struct {
@@ -2157,7 +2545,7 @@ type ReportInventoryRequest struct {
 
 func (x *ReportInventoryRequest) Reset() {
 	*x = ReportInventoryRequest{}
-	mi := &file_link_proto_msgTypes[31]
+	mi := &file_link_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2557,7 @@ func (x *ReportInventoryRequest) String() string {
 func (*ReportInventoryRequest) ProtoMessage() {}
 
 func (x *ReportInventoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[31]
+	mi := &file_link_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2570,7 @@ func (x *ReportInventoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportInventoryRequest.ProtoReflect.Descriptor instead.
 func (*ReportInventoryRequest) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{31}
+	return file_link_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReportInventoryRequest) GetSource() string {
@@ -2228,7 +2616,7 @@ type ReportInventoryResponse struct {
 
 func (x *ReportInventoryResponse) Reset() {
 	*x = ReportInventoryResponse{}
-	mi := &file_link_proto_msgTypes[32]
+	mi := &file_link_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2628,7 @@ func (x *ReportInventoryResponse) String() string {
 func (*ReportInventoryResponse) ProtoMessage() {}
 
 func (x *ReportInventoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[32]
+	mi := &file_link_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2641,7 @@ func (x *ReportInventoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportInventoryResponse.ProtoReflect.Descriptor instead.
 func (*ReportInventoryResponse) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{32}
+	return file_link_proto_rawDescGZIP(), []int{38}
 }
 
 type Server struct {
@@ -2278,7 +2666,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_link_proto_msgTypes[33]
+	mi := &file_link_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +2678,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[33]
+	mi := &file_link_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2303,7 +2691,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{33}
+	return file_link_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Server) GetId() string {
@@ -2416,7 +2804,7 @@ type ServerDisk struct {
 
 func (x *ServerDisk) Reset() {
 	*x = ServerDisk{}
-	mi := &file_link_proto_msgTypes[34]
+	mi := &file_link_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2816,7 @@ func (x *ServerDisk) String() string {
 func (*ServerDisk) ProtoMessage() {}
 
 func (x *ServerDisk) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[34]
+	mi := &file_link_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2829,7 @@ func (x *ServerDisk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerDisk.ProtoReflect.Descriptor instead.
 func (*ServerDisk) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{34}
+	return file_link_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ServerDisk) GetId() string {
@@ -2483,7 +2871,7 @@ type NIC struct {
 
 func (x *NIC) Reset() {
 	*x = NIC{}
-	mi := &file_link_proto_msgTypes[35]
+	mi := &file_link_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2883,7 @@ func (x *NIC) String() string {
 func (*NIC) ProtoMessage() {}
 
 func (x *NIC) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[35]
+	mi := &file_link_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2896,7 @@ func (x *NIC) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NIC.ProtoReflect.Descriptor instead.
 func (*NIC) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{35}
+	return file_link_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NIC) GetName() string {
@@ -2543,7 +2931,7 @@ type JudgeRequest struct {
 
 func (x *JudgeRequest) Reset() {
 	*x = JudgeRequest{}
-	mi := &file_link_proto_msgTypes[36]
+	mi := &file_link_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2555,7 +2943,7 @@ func (x *JudgeRequest) String() string {
 func (*JudgeRequest) ProtoMessage() {}
 
 func (x *JudgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[36]
+	mi := &file_link_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2568,7 +2956,7 @@ func (x *JudgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JudgeRequest.ProtoReflect.Descriptor instead.
 func (*JudgeRequest) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{36}
+	return file_link_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *JudgeRequest) GetSource() string {
@@ -2602,7 +2990,7 @@ type JudgeResponse struct {
 
 func (x *JudgeResponse) Reset() {
 	*x = JudgeResponse{}
-	mi := &file_link_proto_msgTypes[37]
+	mi := &file_link_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2614,7 +3002,7 @@ func (x *JudgeResponse) String() string {
 func (*JudgeResponse) ProtoMessage() {}
 
 func (x *JudgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[37]
+	mi := &file_link_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2627,7 +3015,7 @@ func (x *JudgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JudgeResponse.ProtoReflect.Descriptor instead.
 func (*JudgeResponse) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{37}
+	return file_link_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *JudgeResponse) GetDeadSnapshots() []*SnapshotRef {
@@ -2681,14 +3069,21 @@ const file_link_proto_rawDesc = "" +
 	"\x05slots\x18\x01 \x01(\rR\x05slots\x12\x17\n" +
 	"\await_ms\x18\x02 \x01(\rR\x06waitMs\"B\n" +
 	"\fPollResponse\x122\n" +
-	"\acommand\x18\x01 \x01(\v2\x18.skylift.link.v1.CommandR\acommand\"\xde\x01\n" +
+	"\acommand\x18\x01 \x01(\v2\x18.skylift.link.v1.CommandR\acommand\"\x88\x02\n" +
 	"\aCommand\x12:\n" +
 	"\theartbeat\x18\x01 \x01(\v2\x1a.skylift.link.v1.HeartbeatH\x00R\theartbeat\x12:\n" +
 	"\treplicate\x18\x02 \x01(\v2\x1a.skylift.link.v1.ReplicateH\x00R\treplicate\x12P\n" +
-	"\x11refresh_inventory\x18\x03 \x01(\v2!.skylift.link.v1.RefreshInventoryH\x00R\x10refreshInventoryB\t\n" +
+	"\x11refresh_inventory\x18\x03 \x01(\v2!.skylift.link.v1.RefreshInventoryH\x00R\x10refreshInventory\x12(\n" +
+	"\x03ask\x18\x04 \x01(\v2\x14.skylift.link.v1.AskH\x00R\x03askB\t\n" +
 	"\acommand\"\v\n" +
 	"\tHeartbeat\"\x12\n" +
-	"\x10RefreshInventory\"F\n" +
+	"\x10RefreshInventory\"p\n" +
+	"\x03Ask\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
+	"\x06server\x18\x03 \x01(\tR\x06server\x12\x12\n" +
+	"\x04what\x18\x04 \x01(\tR\x04what\x12\x15\n" +
+	"\x06ttl_ms\x18\x05 \x01(\rR\x05ttlMs\"F\n" +
 	"\x05Lease\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x15\n" +
@@ -2753,7 +3148,7 @@ const file_link_proto_rawDesc = "" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x1f\n" +
 	"\vwaiting_for\x18\x02 \x01(\tR\n" +
 	"waitingFor\x123\n" +
-	"\x05disks\x18\x03 \x03(\v2\x1d.skylift.link.v1.DiskProgressR\x05disks\"\xc7\x02\n" +
+	"\x05disks\x18\x03 \x03(\v2\x1d.skylift.link.v1.DiskProgressR\x05disks\"\xdb\x02\n" +
 	"\fDiskProgress\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
@@ -2768,7 +3163,8 @@ const file_link_proto_rawDesc = "" +
 	" \x01(\x03R\x06stored\x12\x1c\n" +
 	"\ttransport\x18\v \x01(\tR\ttransport\x12#\n" +
 	"\rtransport_why\x18\f \x01(\tR\ftransportWhy\x12\x18\n" +
-	"\aresumed\x18\r \x01(\x03R\aresumed\"y\n" +
+	"\aresumed\x18\r \x01(\x03R\aresumed\x12\x12\n" +
+	"\x04name\x18\x0e \x01(\tR\x04name\"y\n" +
 	"\x15RecordSnapshotRequest\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x128\n" +
@@ -2809,7 +3205,25 @@ const file_link_proto_rawDesc = "" +
 	"\x04hint\x18\x03 \x01(\tR\x04hint\x12\x14\n" +
 	"\x05retry\x18\x04 \x01(\bR\x05retry\x12\x18\n" +
 	"\arelease\x18\x05 \x01(\bR\arelease\"\x10\n" +
-	"\x0eFinishResponse\"\x9f\x01\n" +
+	"\x0eFinishResponse\"\x86\x01\n" +
+	"\rAnswerRequest\x12\x10\n" +
+	"\x03ask\x18\x01 \x01(\tR\x03ask\x12/\n" +
+	"\x06report\x18\x02 \x01(\v2\x17.skylift.link.v1.ReportR\x06report\x122\n" +
+	"\afailure\x18\x03 \x01(\v2\x18.skylift.link.v1.FailureR\afailure\"\x10\n" +
+	"\x0eAnswerResponse\"k\n" +
+	"\x06Report\x12+\n" +
+	"\x05facts\x18\x01 \x03(\v2\x15.skylift.link.v1.FactR\x05facts\x124\n" +
+	"\bfindings\x18\x02 \x03(\v2\x18.skylift.link.v1.FindingR\bfindings\"J\n" +
+	"\x04Fact\x12\x18\n" +
+	"\asubject\x18\x01 \x01(\tR\asubject\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value\"w\n" +
+	"\aFinding\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x16\n" +
+	"\x06blocks\x18\x02 \x01(\bR\x06blocks\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x12\n" +
+	"\x04what\x18\x04 \x01(\tR\x04what\x12\x12\n" +
+	"\x04hint\x18\x05 \x01(\tR\x04hint\"\x9f\x01\n" +
 	"\x16ReportInventoryRequest\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x12\n" +
 	"\x04sync\x18\x02 \x01(\tR\x04sync\x12\x12\n" +
@@ -2855,7 +3269,7 @@ const file_link_proto_rawDesc = "" +
 	"\x0edead_snapshots\x18\x01 \x03(\v2\x1c.skylift.link.v1.SnapshotRefR\rdeadSnapshots\x12:\n" +
 	"\fdead_anchors\x18\x02 \x03(\v2\x17.skylift.link.v1.AnchorR\vdeadAnchors2Z\n" +
 	"\x10EnrolmentService\x12F\n" +
-	"\x05Enrol\x12\x1d.skylift.link.v1.EnrolRequest\x1a\x1e.skylift.link.v1.EnrolResponse2\xcd\x05\n" +
+	"\x05Enrol\x12\x1d.skylift.link.v1.EnrolRequest\x1a\x1e.skylift.link.v1.EnrolResponse2\x98\x06\n" +
 	"\vLinkService\x12F\n" +
 	"\x05Hello\x12\x1d.skylift.link.v1.HelloRequest\x1a\x1e.skylift.link.v1.HelloResponse\x12H\n" +
 	"\bCommands\x12 .skylift.link.v1.CommandsRequest\x1a\x18.skylift.link.v1.Command0\x01\x12C\n" +
@@ -2864,7 +3278,8 @@ const file_link_proto_rawDesc = "" +
 	"\x0eRecordSnapshot\x12&.skylift.link.v1.RecordSnapshotRequest\x1a'.skylift.link.v1.RecordSnapshotResponse\x12C\n" +
 	"\x04Seal\x12\x1c.skylift.link.v1.SealRequest\x1a\x1d.skylift.link.v1.SealResponse\x12I\n" +
 	"\x06Finish\x12\x1e.skylift.link.v1.FinishRequest\x1a\x1f.skylift.link.v1.FinishResponse\x12d\n" +
-	"\x0fReportInventory\x12'.skylift.link.v1.ReportInventoryRequest\x1a(.skylift.link.v1.ReportInventoryResponse\x12F\n" +
+	"\x0fReportInventory\x12'.skylift.link.v1.ReportInventoryRequest\x1a(.skylift.link.v1.ReportInventoryResponse\x12I\n" +
+	"\x06Answer\x12\x1e.skylift.link.v1.AnswerRequest\x1a\x1f.skylift.link.v1.AnswerResponse\x12F\n" +
 	"\x05Judge\x12\x1d.skylift.link.v1.JudgeRequest\x1a\x1e.skylift.link.v1.JudgeResponseB\x1cZ\x1askylift/link/linkv1;linkv1b\x06proto3"
 
 var (
@@ -2879,7 +3294,7 @@ func file_link_proto_rawDescGZIP() []byte {
 	return file_link_proto_rawDescData
 }
 
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_link_proto_goTypes = []any{
 	(*EnrolRequest)(nil),            // 0: skylift.link.v1.EnrolRequest
 	(*EnrolResponse)(nil),           // 1: skylift.link.v1.EnrolResponse
@@ -2892,88 +3307,101 @@ var file_link_proto_goTypes = []any{
 	(*Command)(nil),                 // 8: skylift.link.v1.Command
 	(*Heartbeat)(nil),               // 9: skylift.link.v1.Heartbeat
 	(*RefreshInventory)(nil),        // 10: skylift.link.v1.RefreshInventory
-	(*Lease)(nil),                   // 11: skylift.link.v1.Lease
-	(*Replicate)(nil),               // 12: skylift.link.v1.Replicate
-	(*Base)(nil),                    // 13: skylift.link.v1.Base
-	(*Staging)(nil),                 // 14: skylift.link.v1.Staging
-	(*Credentials)(nil),             // 15: skylift.link.v1.Credentials
-	(*SnapshotRef)(nil),             // 16: skylift.link.v1.SnapshotRef
-	(*Anchor)(nil),                  // 17: skylift.link.v1.Anchor
-	(*RenewRequest)(nil),            // 18: skylift.link.v1.RenewRequest
-	(*RenewResponse)(nil),           // 19: skylift.link.v1.RenewResponse
-	(*Progress)(nil),                // 20: skylift.link.v1.Progress
-	(*DiskProgress)(nil),            // 21: skylift.link.v1.DiskProgress
-	(*RecordSnapshotRequest)(nil),   // 22: skylift.link.v1.RecordSnapshotRequest
-	(*RecordSnapshotResponse)(nil),  // 23: skylift.link.v1.RecordSnapshotResponse
-	(*SealRequest)(nil),             // 24: skylift.link.v1.SealRequest
-	(*SealedDisk)(nil),              // 25: skylift.link.v1.SealedDisk
-	(*SealResponse)(nil),            // 26: skylift.link.v1.SealResponse
-	(*FinishRequest)(nil),           // 27: skylift.link.v1.FinishRequest
-	(*Settled)(nil),                 // 28: skylift.link.v1.Settled
-	(*Failure)(nil),                 // 29: skylift.link.v1.Failure
-	(*FinishResponse)(nil),          // 30: skylift.link.v1.FinishResponse
-	(*ReportInventoryRequest)(nil),  // 31: skylift.link.v1.ReportInventoryRequest
-	(*ReportInventoryResponse)(nil), // 32: skylift.link.v1.ReportInventoryResponse
-	(*Server)(nil),                  // 33: skylift.link.v1.Server
-	(*ServerDisk)(nil),              // 34: skylift.link.v1.ServerDisk
-	(*NIC)(nil),                     // 35: skylift.link.v1.NIC
-	(*JudgeRequest)(nil),            // 36: skylift.link.v1.JudgeRequest
-	(*JudgeResponse)(nil),           // 37: skylift.link.v1.JudgeResponse
+	(*Ask)(nil),                     // 11: skylift.link.v1.Ask
+	(*Lease)(nil),                   // 12: skylift.link.v1.Lease
+	(*Replicate)(nil),               // 13: skylift.link.v1.Replicate
+	(*Base)(nil),                    // 14: skylift.link.v1.Base
+	(*Staging)(nil),                 // 15: skylift.link.v1.Staging
+	(*Credentials)(nil),             // 16: skylift.link.v1.Credentials
+	(*SnapshotRef)(nil),             // 17: skylift.link.v1.SnapshotRef
+	(*Anchor)(nil),                  // 18: skylift.link.v1.Anchor
+	(*RenewRequest)(nil),            // 19: skylift.link.v1.RenewRequest
+	(*RenewResponse)(nil),           // 20: skylift.link.v1.RenewResponse
+	(*Progress)(nil),                // 21: skylift.link.v1.Progress
+	(*DiskProgress)(nil),            // 22: skylift.link.v1.DiskProgress
+	(*RecordSnapshotRequest)(nil),   // 23: skylift.link.v1.RecordSnapshotRequest
+	(*RecordSnapshotResponse)(nil),  // 24: skylift.link.v1.RecordSnapshotResponse
+	(*SealRequest)(nil),             // 25: skylift.link.v1.SealRequest
+	(*SealedDisk)(nil),              // 26: skylift.link.v1.SealedDisk
+	(*SealResponse)(nil),            // 27: skylift.link.v1.SealResponse
+	(*FinishRequest)(nil),           // 28: skylift.link.v1.FinishRequest
+	(*Settled)(nil),                 // 29: skylift.link.v1.Settled
+	(*Failure)(nil),                 // 30: skylift.link.v1.Failure
+	(*FinishResponse)(nil),          // 31: skylift.link.v1.FinishResponse
+	(*AnswerRequest)(nil),           // 32: skylift.link.v1.AnswerRequest
+	(*AnswerResponse)(nil),          // 33: skylift.link.v1.AnswerResponse
+	(*Report)(nil),                  // 34: skylift.link.v1.Report
+	(*Fact)(nil),                    // 35: skylift.link.v1.Fact
+	(*Finding)(nil),                 // 36: skylift.link.v1.Finding
+	(*ReportInventoryRequest)(nil),  // 37: skylift.link.v1.ReportInventoryRequest
+	(*ReportInventoryResponse)(nil), // 38: skylift.link.v1.ReportInventoryResponse
+	(*Server)(nil),                  // 39: skylift.link.v1.Server
+	(*ServerDisk)(nil),              // 40: skylift.link.v1.ServerDisk
+	(*NIC)(nil),                     // 41: skylift.link.v1.NIC
+	(*JudgeRequest)(nil),            // 42: skylift.link.v1.JudgeRequest
+	(*JudgeResponse)(nil),           // 43: skylift.link.v1.JudgeResponse
 }
 var file_link_proto_depIdxs = []int32{
 	3,  // 0: skylift.link.v1.HelloRequest.sources:type_name -> skylift.link.v1.Source
 	8,  // 1: skylift.link.v1.PollResponse.command:type_name -> skylift.link.v1.Command
 	9,  // 2: skylift.link.v1.Command.heartbeat:type_name -> skylift.link.v1.Heartbeat
-	12, // 3: skylift.link.v1.Command.replicate:type_name -> skylift.link.v1.Replicate
+	13, // 3: skylift.link.v1.Command.replicate:type_name -> skylift.link.v1.Replicate
 	10, // 4: skylift.link.v1.Command.refresh_inventory:type_name -> skylift.link.v1.RefreshInventory
-	11, // 5: skylift.link.v1.Replicate.lease:type_name -> skylift.link.v1.Lease
-	14, // 6: skylift.link.v1.Replicate.staging:type_name -> skylift.link.v1.Staging
-	13, // 7: skylift.link.v1.Replicate.bases:type_name -> skylift.link.v1.Base
-	16, // 8: skylift.link.v1.Replicate.snapshot:type_name -> skylift.link.v1.SnapshotRef
-	15, // 9: skylift.link.v1.Staging.credentials:type_name -> skylift.link.v1.Credentials
-	20, // 10: skylift.link.v1.RenewRequest.progress:type_name -> skylift.link.v1.Progress
-	11, // 11: skylift.link.v1.RenewResponse.lease:type_name -> skylift.link.v1.Lease
-	15, // 12: skylift.link.v1.RenewResponse.credentials:type_name -> skylift.link.v1.Credentials
-	21, // 13: skylift.link.v1.Progress.disks:type_name -> skylift.link.v1.DiskProgress
-	16, // 14: skylift.link.v1.RecordSnapshotRequest.snapshot:type_name -> skylift.link.v1.SnapshotRef
-	25, // 15: skylift.link.v1.SealRequest.disks:type_name -> skylift.link.v1.SealedDisk
-	21, // 16: skylift.link.v1.SealedDisk.counters:type_name -> skylift.link.v1.DiskProgress
-	28, // 17: skylift.link.v1.FinishRequest.settled:type_name -> skylift.link.v1.Settled
-	29, // 18: skylift.link.v1.FinishRequest.failure:type_name -> skylift.link.v1.Failure
-	20, // 19: skylift.link.v1.FinishRequest.progress:type_name -> skylift.link.v1.Progress
-	17, // 20: skylift.link.v1.Settled.anchor:type_name -> skylift.link.v1.Anchor
-	33, // 21: skylift.link.v1.ReportInventoryRequest.servers:type_name -> skylift.link.v1.Server
-	34, // 22: skylift.link.v1.Server.disks:type_name -> skylift.link.v1.ServerDisk
-	35, // 23: skylift.link.v1.Server.nics:type_name -> skylift.link.v1.NIC
-	16, // 24: skylift.link.v1.JudgeRequest.snapshots:type_name -> skylift.link.v1.SnapshotRef
-	17, // 25: skylift.link.v1.JudgeRequest.anchors:type_name -> skylift.link.v1.Anchor
-	16, // 26: skylift.link.v1.JudgeResponse.dead_snapshots:type_name -> skylift.link.v1.SnapshotRef
-	17, // 27: skylift.link.v1.JudgeResponse.dead_anchors:type_name -> skylift.link.v1.Anchor
-	0,  // 28: skylift.link.v1.EnrolmentService.Enrol:input_type -> skylift.link.v1.EnrolRequest
-	2,  // 29: skylift.link.v1.LinkService.Hello:input_type -> skylift.link.v1.HelloRequest
-	5,  // 30: skylift.link.v1.LinkService.Commands:input_type -> skylift.link.v1.CommandsRequest
-	6,  // 31: skylift.link.v1.LinkService.Poll:input_type -> skylift.link.v1.PollRequest
-	18, // 32: skylift.link.v1.LinkService.Renew:input_type -> skylift.link.v1.RenewRequest
-	22, // 33: skylift.link.v1.LinkService.RecordSnapshot:input_type -> skylift.link.v1.RecordSnapshotRequest
-	24, // 34: skylift.link.v1.LinkService.Seal:input_type -> skylift.link.v1.SealRequest
-	27, // 35: skylift.link.v1.LinkService.Finish:input_type -> skylift.link.v1.FinishRequest
-	31, // 36: skylift.link.v1.LinkService.ReportInventory:input_type -> skylift.link.v1.ReportInventoryRequest
-	36, // 37: skylift.link.v1.LinkService.Judge:input_type -> skylift.link.v1.JudgeRequest
-	1,  // 38: skylift.link.v1.EnrolmentService.Enrol:output_type -> skylift.link.v1.EnrolResponse
-	4,  // 39: skylift.link.v1.LinkService.Hello:output_type -> skylift.link.v1.HelloResponse
-	8,  // 40: skylift.link.v1.LinkService.Commands:output_type -> skylift.link.v1.Command
-	7,  // 41: skylift.link.v1.LinkService.Poll:output_type -> skylift.link.v1.PollResponse
-	19, // 42: skylift.link.v1.LinkService.Renew:output_type -> skylift.link.v1.RenewResponse
-	23, // 43: skylift.link.v1.LinkService.RecordSnapshot:output_type -> skylift.link.v1.RecordSnapshotResponse
-	26, // 44: skylift.link.v1.LinkService.Seal:output_type -> skylift.link.v1.SealResponse
-	30, // 45: skylift.link.v1.LinkService.Finish:output_type -> skylift.link.v1.FinishResponse
-	32, // 46: skylift.link.v1.LinkService.ReportInventory:output_type -> skylift.link.v1.ReportInventoryResponse
-	37, // 47: skylift.link.v1.LinkService.Judge:output_type -> skylift.link.v1.JudgeResponse
-	38, // [38:48] is the sub-list for method output_type
-	28, // [28:38] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	11, // 5: skylift.link.v1.Command.ask:type_name -> skylift.link.v1.Ask
+	12, // 6: skylift.link.v1.Replicate.lease:type_name -> skylift.link.v1.Lease
+	15, // 7: skylift.link.v1.Replicate.staging:type_name -> skylift.link.v1.Staging
+	14, // 8: skylift.link.v1.Replicate.bases:type_name -> skylift.link.v1.Base
+	17, // 9: skylift.link.v1.Replicate.snapshot:type_name -> skylift.link.v1.SnapshotRef
+	16, // 10: skylift.link.v1.Staging.credentials:type_name -> skylift.link.v1.Credentials
+	21, // 11: skylift.link.v1.RenewRequest.progress:type_name -> skylift.link.v1.Progress
+	12, // 12: skylift.link.v1.RenewResponse.lease:type_name -> skylift.link.v1.Lease
+	16, // 13: skylift.link.v1.RenewResponse.credentials:type_name -> skylift.link.v1.Credentials
+	22, // 14: skylift.link.v1.Progress.disks:type_name -> skylift.link.v1.DiskProgress
+	17, // 15: skylift.link.v1.RecordSnapshotRequest.snapshot:type_name -> skylift.link.v1.SnapshotRef
+	26, // 16: skylift.link.v1.SealRequest.disks:type_name -> skylift.link.v1.SealedDisk
+	22, // 17: skylift.link.v1.SealedDisk.counters:type_name -> skylift.link.v1.DiskProgress
+	29, // 18: skylift.link.v1.FinishRequest.settled:type_name -> skylift.link.v1.Settled
+	30, // 19: skylift.link.v1.FinishRequest.failure:type_name -> skylift.link.v1.Failure
+	21, // 20: skylift.link.v1.FinishRequest.progress:type_name -> skylift.link.v1.Progress
+	18, // 21: skylift.link.v1.Settled.anchor:type_name -> skylift.link.v1.Anchor
+	34, // 22: skylift.link.v1.AnswerRequest.report:type_name -> skylift.link.v1.Report
+	30, // 23: skylift.link.v1.AnswerRequest.failure:type_name -> skylift.link.v1.Failure
+	35, // 24: skylift.link.v1.Report.facts:type_name -> skylift.link.v1.Fact
+	36, // 25: skylift.link.v1.Report.findings:type_name -> skylift.link.v1.Finding
+	39, // 26: skylift.link.v1.ReportInventoryRequest.servers:type_name -> skylift.link.v1.Server
+	40, // 27: skylift.link.v1.Server.disks:type_name -> skylift.link.v1.ServerDisk
+	41, // 28: skylift.link.v1.Server.nics:type_name -> skylift.link.v1.NIC
+	17, // 29: skylift.link.v1.JudgeRequest.snapshots:type_name -> skylift.link.v1.SnapshotRef
+	18, // 30: skylift.link.v1.JudgeRequest.anchors:type_name -> skylift.link.v1.Anchor
+	17, // 31: skylift.link.v1.JudgeResponse.dead_snapshots:type_name -> skylift.link.v1.SnapshotRef
+	18, // 32: skylift.link.v1.JudgeResponse.dead_anchors:type_name -> skylift.link.v1.Anchor
+	0,  // 33: skylift.link.v1.EnrolmentService.Enrol:input_type -> skylift.link.v1.EnrolRequest
+	2,  // 34: skylift.link.v1.LinkService.Hello:input_type -> skylift.link.v1.HelloRequest
+	5,  // 35: skylift.link.v1.LinkService.Commands:input_type -> skylift.link.v1.CommandsRequest
+	6,  // 36: skylift.link.v1.LinkService.Poll:input_type -> skylift.link.v1.PollRequest
+	19, // 37: skylift.link.v1.LinkService.Renew:input_type -> skylift.link.v1.RenewRequest
+	23, // 38: skylift.link.v1.LinkService.RecordSnapshot:input_type -> skylift.link.v1.RecordSnapshotRequest
+	25, // 39: skylift.link.v1.LinkService.Seal:input_type -> skylift.link.v1.SealRequest
+	28, // 40: skylift.link.v1.LinkService.Finish:input_type -> skylift.link.v1.FinishRequest
+	37, // 41: skylift.link.v1.LinkService.ReportInventory:input_type -> skylift.link.v1.ReportInventoryRequest
+	32, // 42: skylift.link.v1.LinkService.Answer:input_type -> skylift.link.v1.AnswerRequest
+	42, // 43: skylift.link.v1.LinkService.Judge:input_type -> skylift.link.v1.JudgeRequest
+	1,  // 44: skylift.link.v1.EnrolmentService.Enrol:output_type -> skylift.link.v1.EnrolResponse
+	4,  // 45: skylift.link.v1.LinkService.Hello:output_type -> skylift.link.v1.HelloResponse
+	8,  // 46: skylift.link.v1.LinkService.Commands:output_type -> skylift.link.v1.Command
+	7,  // 47: skylift.link.v1.LinkService.Poll:output_type -> skylift.link.v1.PollResponse
+	20, // 48: skylift.link.v1.LinkService.Renew:output_type -> skylift.link.v1.RenewResponse
+	24, // 49: skylift.link.v1.LinkService.RecordSnapshot:output_type -> skylift.link.v1.RecordSnapshotResponse
+	27, // 50: skylift.link.v1.LinkService.Seal:output_type -> skylift.link.v1.SealResponse
+	31, // 51: skylift.link.v1.LinkService.Finish:output_type -> skylift.link.v1.FinishResponse
+	38, // 52: skylift.link.v1.LinkService.ReportInventory:output_type -> skylift.link.v1.ReportInventoryResponse
+	33, // 53: skylift.link.v1.LinkService.Answer:output_type -> skylift.link.v1.AnswerResponse
+	43, // 54: skylift.link.v1.LinkService.Judge:output_type -> skylift.link.v1.JudgeResponse
+	44, // [44:55] is the sub-list for method output_type
+	33, // [33:44] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
@@ -2985,8 +3413,9 @@ func file_link_proto_init() {
 		(*Command_Heartbeat)(nil),
 		(*Command_Replicate)(nil),
 		(*Command_RefreshInventory)(nil),
+		(*Command_Ask)(nil),
 	}
-	file_link_proto_msgTypes[27].OneofWrappers = []any{
+	file_link_proto_msgTypes[28].OneofWrappers = []any{
 		(*FinishRequest_Settled)(nil),
 		(*FinishRequest_Failure)(nil),
 	}
@@ -2996,7 +3425,7 @@ func file_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

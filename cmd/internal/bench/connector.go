@@ -86,7 +86,7 @@ func move(ctx context.Context, q moveQuestion) (_ *moveAnswer, err error) {
 	stop := meter()
 	sealed, err := mover.Move(ctx, transfer.Task{
 		Job: "bench", Run: q.Run, Snapshot: snapshot, Ref: refs[0], Disk: snapshot.Disks()[0],
-		Base: q.Base, Store: store, Compress: true, Progress: &progress,
+		Base: q.Base, Store: store, Compression: transfer.Zstd, Progress: &progress,
 	})
 	u := stop()
 	if err != nil {

@@ -12,15 +12,16 @@ func Command(version string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "skylift-connector",
 		Short: "Find the servers of a data centre and bring their disks to AWS",
-		Long: "The connector dials out to the control plane, finds servers in vCenter, takes snapshots and streams\n" +
+		Long: "The connector dials out to the control plane, finds servers in vSphere, takes snapshots and streams\n" +
 			"changed blocks to staging. Settings come from a file, and from SKYLIFT_… in the environment.",
 		Version: version, Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := config.LoadConnector(file, cmd.Flags())
+			load := func() (config.Connector, error) { return config.LoadConnector(file, cmd.Flags()) }
+			c, err := load()
 			if err != nil {
 				return err
 			}
-			return Run(cmd.Context(), c, version)
+			return Run(cmd.Context(), c, version, file, load)
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "settings file (YAML)")

@@ -24,9 +24,16 @@ import (
 	"skylift/transfer"
 )
 
-// Run runs the daemon until ctx ends.
-func Run(ctx context.Context, c config.Connector, version string) (err error) {
+// Run runs the daemon until ctx ends. When file, which the settings are from,
+// is changed, it loads them anew and follows what can be followed; an empty
+// file is none.
+func Run(ctx context.Context, c config.Connector, version, file string, load func() (config.Connector, error)) (err error) {
 	log := c.Log.Logger()
+	limit, err := newLimit(c, log)
+	if err != nil {
+		return err
+	}
+	defer limit.follow(ctx, file, load)()
 	// Buffers are the bulk of the heap and are used again and again; the rest
 	// is small. A soft limit keeps the collector from letting garbage double it.
 	debug.SetMemoryLimit((c.MemoryMiB + 96) << 20)
@@ -42,11 +49,11 @@ func Run(ctx context.Context, c config.Connector, version string) (err error) {
 	if err != nil {
 		return err
 	}
-	mover, err := transfer.New(transfer.Config{Memory: c.MemoryMiB << 20, Parallel: c.Parallel, Software: "skylift " + version, Log: log})
+	mover, err := transfer.New(transfer.Config{Memory: c.MemoryMiB << 20, Parallel: c.Parallel, Bandwidth: limit.limiter, Software: "skylift " + version, Log: log})
 	if err != nil {
 		return err
 	}
-	staging, err := newStagingOpener(c, proxy, log)
+	staging, err := newStagingOpener(c, proxy, limit.limiter, log)
 	if err != nil {
 		return err
 	}
@@ -110,10 +117,10 @@ func enrol(ctx context.Context, c config.Connector, client *http.Client, version
 }
 
 // openVSphere makes a vSphere source. Its identity is asked for once and kept,
-// so that a connector can start while its vCenter is down.
+// so that a connector can start while its vSphere is down.
 func openVSphere(ctx context.Context, dir string, v config.VSphere, proxy dial.Proxy, installation string, log logrus.FieldLogger) (connector.Source, func(), error) {
 	fail := func(err error) (connector.Source, func(), error) {
-		return connector.Source{}, nil, fmt.Errorf("set up the vCenter %s: %w", v.URL, err)
+		return connector.Source{}, nil, fmt.Errorf("set up vSphere at %s: %w", v.URL, err)
 	}
 	password, err := v.PasswordFile.Read()
 	if err != nil {
@@ -146,6 +153,7 @@ func openVSphere(ctx context.Context, dir string, v config.VSphere, proxy dial.P
 		// Names of snapshots take letters and digits only.
 		Installation: strings.ReplaceAll(installation, "-", ""),
 		Customize:    over(settings), CustomizeHost: over(hostSettings),
+		Limits: vsphere.Limits{Quiesce: v.QuiesceTimeout},
 	})
 	if err != nil {
 		return fail(err)
@@ -154,7 +162,7 @@ func openVSphere(ctx context.Context, dir string, v config.VSphere, proxy dial.P
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		if err := source.Close(ctx); err != nil {
-			log.WithError(err).Warn("the session with the vCenter was not closed cleanly")
+			log.WithError(err).Warn("the session with vSphere was not closed cleanly")
 		}
 	}
 	id, err := identity(ctx, filepath.Join(dir, "sources.json"), v.URL, source.Identity)

@@ -13,6 +13,7 @@ import (
 
 	"skylift/config"
 	"skylift/connector"
+	"skylift/internal/bandwidth"
 	"skylift/internal/dial"
 	"skylift/internal/problem"
 	"skylift/staging"
@@ -29,17 +30,18 @@ var NoCredentials = &problem.Kind{
 // stagingOpener opens the staging that commands name. Transports are shared by
 // all runs of the same staging.
 type stagingOpener struct {
-	settings config.Connector
-	proxy    dial.Proxy
-	ca       []byte
-	log      logrus.FieldLogger
+	settings  config.Connector
+	proxy     dial.Proxy
+	ca        []byte
+	bandwidth *bandwidth.Limiter
+	log       logrus.FieldLogger
 
 	mu      sync.Mutex
 	clients map[string]*http.Client // by the control plane's additional roots
 }
 
-func newStagingOpener(c config.Connector, proxy dial.Proxy, log logrus.FieldLogger) (*stagingOpener, error) {
-	o := &stagingOpener{settings: c, proxy: proxy, log: log, clients: map[string]*http.Client{}}
+func newStagingOpener(c config.Connector, proxy dial.Proxy, limiter *bandwidth.Limiter, log logrus.FieldLogger) (*stagingOpener, error) {
+	o := &stagingOpener{settings: c, proxy: proxy, bandwidth: limiter, log: log, clients: map[string]*http.Client{}}
 	if c.Staging.CAFile != "" {
 		var err error
 		if o.ca, err = os.ReadFile(c.Staging.CAFile); err != nil {
@@ -75,7 +77,7 @@ func (o *stagingOpener) client(roots string) (*http.Client, error) {
 	}
 	t, err := dial.NewTransport(dial.Settings{
 		Proxy: o.proxy, CA: append([]byte(roots+"\n"), o.ca...),
-		MaxConnsPerHost: o.settings.Slots * o.settings.Parallel,
+		MaxConnsPerHost: o.settings.Slots * o.settings.Parallel, Wrap: o.bandwidth.Conn,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reach staging: %w", err)

@@ -2,7 +2,8 @@
 // errors, and checks JSON documents against it.
 //
 // There are two models, both in botocore's service-2 form. The base model is
-// that of AWS SMS. The extended model adds Skylift's optional members to it;
+// that of AWS SMS. The extended model adds Skylift's optional members and its
+// own actions to it;
 // its folder, given as AWS_DATA_PATH, teaches them to the AWS CLI and to
 // boto3:
 //
@@ -73,7 +74,7 @@ type Shape struct {
 // Base returns the model of AWS SMS.
 func Base() (*Model, error) { return read("sms-2016-10-24.json") }
 
-// Extended returns the base model with Skylift's optional members.
+// Extended returns the base model with Skylift's optional members and own actions.
 func Extended() (*Model, error) { return read("sms/2016-10-24/service-2.json") }
 
 func read(name string) (*Model, error) {

@@ -33,7 +33,7 @@ func TestTheExtendedModelIsASupersetOfTheBase(t *testing.T) {
 	if base.Metadata != extended.Metadata {
 		t.Errorf("the metadata differ: %+v, %+v", base.Metadata, extended.Metadata)
 	}
-	if len(base.Operations) != 35 || len(extended.Operations) != 35 {
+	if len(base.Operations) != 35 || len(extended.Operations) != 40 {
 		t.Errorf("the models have %d and %d actions", len(base.Operations), len(extended.Operations))
 	}
 	for name, o := range base.Operations {
@@ -51,6 +51,13 @@ func TestTheExtendedModelIsASupersetOfTheBase(t *testing.T) {
 		s.Members, x.Members = nil, nil
 		if !ok || string(mustJSON(t, s)) != string(mustJSON(t, x)) {
 			t.Errorf("shape %s differs", name)
+		}
+	}
+	for name, o := range extended.Operations {
+		for _, ref := range append([]Ref{o.Input, o.Output}, o.Errors...) {
+			if _, ok := extended.Shapes[ref.Shape]; !ok || o.Name != name {
+				t.Errorf("action %s has no shape %s", name, ref.Shape)
+			}
 		}
 	}
 	for name, s := range extended.Shapes {

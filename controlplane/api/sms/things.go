@@ -108,8 +108,10 @@ type ReplicationRun struct {
 	Encrypted          bool         `json:"encrypted"`
 	KMSKeyID           string       `json:"kmsKeyId,omitempty"`
 
-	Consistency string    `json:"consistency,omitempty"` // extra: crash, quiesced, powered-off
-	Disks       []RunDisk `json:"disks,omitempty"`       // extra
+	Consistency       string    `json:"consistency,omitempty"`       // extra: crash, quiesced, powered-off
+	ConsistencyReason string    `json:"consistencyReason,omitempty"` // extra: why it is less than asked for
+	WaitingFor        string    `json:"waitingFor,omitempty"`        // extra
+	Disks             []RunDisk `json:"disks,omitempty"`             // extra
 }
 
 // StageDetails tells how far a run is: Preparing, Uploading, Converting or

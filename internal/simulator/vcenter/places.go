@@ -129,14 +129,16 @@ func (s *Server) personal(ctx *simulator.Context, m *simulator.Method) (mo.Refer
 		return nil, nil
 	}
 	content, registry := s.model.ServiceContent, s.model.Map()
+	// Those that embed an object of all sessions go past Session.Put, which
+	// would write to that object.
 	switch m.This {
 	case content.PropertyCollector:
 		ctx.Session.Put(s.newCollector(m.This))
 	case *content.AuthorizationManager:
-		ctx.Session.Put(&authorization{registry.Get(m.This).(*simulator.AuthorizationManager), s})
+		ctx.Session.Registry.Put(&authorization{registry.Get(m.This).(*simulator.AuthorizationManager), s})
 	case *content.SessionManager:
 		if m.Name == "AcquireGenericServiceTicket" {
-			ctx.Session.Put(&sessionManager{registry.SessionManager(), s})
+			ctx.Session.Registry.Put(&sessionManager{registry.SessionManager(), s})
 		}
 	}
 	return nil, nil

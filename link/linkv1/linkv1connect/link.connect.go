@@ -60,6 +60,8 @@ const (
 	// LinkServiceReportInventoryProcedure is the fully-qualified name of the LinkService's
 	// ReportInventory RPC.
 	LinkServiceReportInventoryProcedure = "/skylift.link.v1.LinkService/ReportInventory"
+	// LinkServiceAnswerProcedure is the fully-qualified name of the LinkService's Answer RPC.
+	LinkServiceAnswerProcedure = "/skylift.link.v1.LinkService/Answer"
 	// LinkServiceJudgeProcedure is the fully-qualified name of the LinkService's Judge RPC.
 	LinkServiceJudgeProcedure = "/skylift.link.v1.LinkService/Judge"
 )
@@ -158,6 +160,9 @@ type LinkServiceClient interface {
 	Finish(context.Context, *connect.Request[linkv1.FinishRequest]) (*connect.Response[linkv1.FinishResponse], error)
 	// ReportInventory brings servers as the source's watch finds them.
 	ReportInventory(context.Context, *connect.Request[linkv1.ReportInventoryRequest]) (*connect.Response[linkv1.ReportInventoryResponse], error)
+	// Answer answers an Ask, once or again: the first answer counts, a repeated
+	// one and one that nobody waits for any more are taken and dropped.
+	Answer(context.Context, *connect.Request[linkv1.AnswerRequest]) (*connect.Response[linkv1.AnswerResponse], error)
 	// Judge says of snapshots and anchors found on a source which are dead.
 	Judge(context.Context, *connect.Request[linkv1.JudgeRequest]) (*connect.Response[linkv1.JudgeResponse], error)
 }
@@ -221,6 +226,12 @@ func NewLinkServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(linkServiceMethods.ByName("ReportInventory")),
 			connect.WithClientOptions(opts...),
 		),
+		answer: connect.NewClient[linkv1.AnswerRequest, linkv1.AnswerResponse](
+			httpClient,
+			baseURL+LinkServiceAnswerProcedure,
+			connect.WithSchema(linkServiceMethods.ByName("Answer")),
+			connect.WithClientOptions(opts...),
+		),
 		judge: connect.NewClient[linkv1.JudgeRequest, linkv1.JudgeResponse](
 			httpClient,
 			baseURL+LinkServiceJudgeProcedure,
@@ -240,6 +251,7 @@ type linkServiceClient struct {
 	seal            *connect.Client[linkv1.SealRequest, linkv1.SealResponse]
 	finish          *connect.Client[linkv1.FinishRequest, linkv1.FinishResponse]
 	reportInventory *connect.Client[linkv1.ReportInventoryRequest, linkv1.ReportInventoryResponse]
+	answer          *connect.Client[linkv1.AnswerRequest, linkv1.AnswerResponse]
 	judge           *connect.Client[linkv1.JudgeRequest, linkv1.JudgeResponse]
 }
 
@@ -283,6 +295,11 @@ func (c *linkServiceClient) ReportInventory(ctx context.Context, req *connect.Re
 	return c.reportInventory.CallUnary(ctx, req)
 }
 
+// Answer calls skylift.link.v1.LinkService.Answer.
+func (c *linkServiceClient) Answer(ctx context.Context, req *connect.Request[linkv1.AnswerRequest]) (*connect.Response[linkv1.AnswerResponse], error) {
+	return c.answer.CallUnary(ctx, req)
+}
+
 // Judge calls skylift.link.v1.LinkService.Judge.
 func (c *linkServiceClient) Judge(ctx context.Context, req *connect.Request[linkv1.JudgeRequest]) (*connect.Response[linkv1.JudgeResponse], error) {
 	return c.judge.CallUnary(ctx, req)
@@ -308,6 +325,9 @@ type LinkServiceHandler interface {
 	Finish(context.Context, *connect.Request[linkv1.FinishRequest]) (*connect.Response[linkv1.FinishResponse], error)
 	// ReportInventory brings servers as the source's watch finds them.
 	ReportInventory(context.Context, *connect.Request[linkv1.ReportInventoryRequest]) (*connect.Response[linkv1.ReportInventoryResponse], error)
+	// Answer answers an Ask, once or again: the first answer counts, a repeated
+	// one and one that nobody waits for any more are taken and dropped.
+	Answer(context.Context, *connect.Request[linkv1.AnswerRequest]) (*connect.Response[linkv1.AnswerResponse], error)
 	// Judge says of snapshots and anchors found on a source which are dead.
 	Judge(context.Context, *connect.Request[linkv1.JudgeRequest]) (*connect.Response[linkv1.JudgeResponse], error)
 }
@@ -367,6 +387,12 @@ func NewLinkServiceHandler(svc LinkServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(linkServiceMethods.ByName("ReportInventory")),
 		connect.WithHandlerOptions(opts...),
 	)
+	linkServiceAnswerHandler := connect.NewUnaryHandler(
+		LinkServiceAnswerProcedure,
+		svc.Answer,
+		connect.WithSchema(linkServiceMethods.ByName("Answer")),
+		connect.WithHandlerOptions(opts...),
+	)
 	linkServiceJudgeHandler := connect.NewUnaryHandler(
 		LinkServiceJudgeProcedure,
 		svc.Judge,
@@ -391,6 +417,8 @@ func NewLinkServiceHandler(svc LinkServiceHandler, opts ...connect.HandlerOption
 			linkServiceFinishHandler.ServeHTTP(w, r)
 		case LinkServiceReportInventoryProcedure:
 			linkServiceReportInventoryHandler.ServeHTTP(w, r)
+		case LinkServiceAnswerProcedure:
+			linkServiceAnswerHandler.ServeHTTP(w, r)
 		case LinkServiceJudgeProcedure:
 			linkServiceJudgeHandler.ServeHTTP(w, r)
 		default:
@@ -432,6 +460,10 @@ func (UnimplementedLinkServiceHandler) Finish(context.Context, *connect.Request[
 
 func (UnimplementedLinkServiceHandler) ReportInventory(context.Context, *connect.Request[linkv1.ReportInventoryRequest]) (*connect.Response[linkv1.ReportInventoryResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("skylift.link.v1.LinkService.ReportInventory is not implemented"))
+}
+
+func (UnimplementedLinkServiceHandler) Answer(context.Context, *connect.Request[linkv1.AnswerRequest]) (*connect.Response[linkv1.AnswerResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("skylift.link.v1.LinkService.Answer is not implemented"))
 }
 
 func (UnimplementedLinkServiceHandler) Judge(context.Context, *connect.Request[linkv1.JudgeRequest]) (*connect.Response[linkv1.JudgeResponse], error) {
