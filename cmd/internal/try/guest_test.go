@@ -24,7 +24,8 @@ type guest struct {
 	host  *vcenter.Host
 	store string
 
-	last sms.ReplicationRun // that completed
+	latest string             // run
+	last   sms.ReplicationRun // that completed
 
 	mu      sync.Mutex
 	refs    map[string]bool // its own objects in the vCenter
@@ -153,42 +154,55 @@ const runLimitLab = 3 * time.Minute
 func (g *guest) again() (sms.ReplicationRun, error) {
 	ctx, cancel := context.WithTimeout(g.lab.ctx, runLimitLab)
 	defer cancel()
-	var id string
-	err := g.ask(ctx, func() (done bool, err error) {
-		id, err = g.lab.stack.api.StartOnDemandReplicationRun(ctx, g.job, "")
-		return err == nil, err
+	err := g.ask(ctx, func() (bool, error) {
+		// The answer to an earlier question may have been lost.
+		run, err := g.newest(ctx)
+		if err != nil || run.ReplicationRunID != g.latest {
+			return err == nil, err
+		}
+		_, err = g.lab.tour.api.StartOnDemandReplicationRun(ctx, g.job, "")
+		return false, err
 	})
 	if err != nil {
 		return sms.ReplicationRun{}, fmt.Errorf("start a run: %w", err)
 	}
-	return g.end(ctx, func(run sms.ReplicationRun) bool { return run.ReplicationRunID == id })
+	return g.end(ctx)
 }
 
 // first waits for the run that comes with the job.
 func (g *guest) first() (sms.ReplicationRun, error) {
 	ctx, cancel := context.WithTimeout(g.lab.ctx, runLimitLab)
 	defer cancel()
-	return g.end(ctx, func(sms.ReplicationRun) bool { return true })
+	return g.end(ctx)
 }
 
-// end waits for the end of the job's run that is meant, and holds it to what
-// every run promises.
-func (g *guest) end(ctx context.Context, meant func(sms.ReplicationRun) bool) (run sms.ReplicationRun, err error) {
-	err = g.ask(ctx, func() (bool, error) {
-		for r, err := range g.lab.stack.api.ReplicationRuns(ctx, g.job) {
-			if err != nil {
-				return false, err
-			}
-			if meant(r) {
-				run = r
-				return ended(r), nil
-			}
+// newest is the job's newest run; none has no ID.
+func (g *guest) newest(ctx context.Context) (newest sms.ReplicationRun, err error) {
+	for run, err := range g.lab.tour.api.ReplicationRuns(ctx, g.job) {
+		if err != nil {
+			return newest, err
 		}
-		return false, nil
+		if run.ScheduledStartTime.After(newest.ScheduledStartTime.Time) {
+			newest = run
+		}
+	}
+	return newest, nil
+}
+
+// end waits for the end of the job's newest run, and holds it to what every run
+// promises.
+func (g *guest) end(ctx context.Context) (run sms.ReplicationRun, err error) {
+	err = g.ask(ctx, func() (bool, error) {
+		newest, err := g.newest(ctx)
+		if err == nil {
+			run = newest
+		}
+		return ended(run), err
 	})
 	if err != nil {
 		return run, fmt.Errorf("wait for the end of run %s, which is %s %s, %q: %w", run.ReplicationRunID, run.State, run.StageDetails.Stage, run.StatusMessage, err)
 	}
+	g.latest = run.ReplicationRunID
 	return run, g.hold(run)
 }
 

@@ -75,7 +75,9 @@ func storageIncidents() []incident {
 		{name: "the storage's answers are lost", strike: spoil(s3.Fault{Lost: true}, everyOther), want: incremental},
 		{name: "the storage's answers are cut short", strike: spoil(s3.Fault{Truncate: 20}, onlyOf("GET", everyOther)), want: incremental},
 		{name: "bytes change on their way to the storage", strike: spoil(s3.Fault{Flip: true}, onlyOf("PUT", everyOther)), want: incremental},
-		{name: "bytes change on their way from the storage", strike: spoil(s3.Fault{Flip: true}, onlyOf("GET", firstTwo)), want: incremental},
+		{name: "bytes change on their way from the storage", strike: spoil(s3.Fault{Flip: true}, func(r s3.Request, _ int) bool {
+			return r.Method == "GET" && objectKind(r.Key) == "segment"
+		}), want: failed("run-build-refused")},
 		{name: "the storage's credentials expire", strike: spoil(s3.Fault{Status: 403, Code: "ExpiredToken"}, func(r s3.Request, before int) bool { return before == 0 }), want: incremental},
 		{name: "the storage refuses access", strike: spoil(s3.Fault{Status: 403, Code: "AccessDenied"}, onlyOf("PUT", always)), want: failed("bucket-access-denied")},
 	}
@@ -142,8 +144,8 @@ func platformIncidents() []incident {
 			q.SnapshotTakes, q.ConsolidationTakes = 300*time.Millisecond, 700*time.Millisecond
 		})},
 		{name: "the guest cannot be quiesced", want: incremental, strike: quirk(func(q *vcenter.Quirks) { q.QuiesceFails = true })},
-		{name: "another product holds the server", want: failed("vsphere-method-disabled"), strike: func(g *guest, _ *rand.Rand) error {
-			g.later(func() error { return g.vm.Disable() })
+		{name: "another product holds the server for a while", want: incremental, strike: func(g *guest, _ *rand.Rand) error {
+			time.AfterFunc(time.Second, func() { g.lab.stray(g.vm.Disable()) })
 			return g.vm.Disable("CreateSnapshot_Task")
 		}},
 		{name: "the datastore is nearly full", want: failed("vsphere-datastore-full"), strike: func(g *guest, _ *rand.Rand) error {

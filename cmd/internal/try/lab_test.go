@@ -137,8 +137,8 @@ func (l *lab) setUp(t *testing.T, s *stack) {
 func (l *lab) begin() {
 	l.Helper()
 	daily, keep := int32(24), int32(2)
-	l.each(func(g *guest) error {
-		job, err := l.stack.api.CreateReplicationJob(l.ctx, sms.CreateReplicationJobRequest{
+	l.each(func(_ int, g *guest) error {
+		job, err := l.tour.api.CreateReplicationJob(l.ctx, sms.CreateReplicationJobRequest{
 			ServerID: g.id, SeedReplicationTime: sms.Time{Time: time.Now()}, Frequency: &daily, NumberOfRecentAmisToKeep: &keep,
 		})
 		if err != nil {
@@ -153,21 +153,28 @@ func (l *lab) begin() {
 	})
 }
 
-// each does something for all guests at once.
-func (l *lab) each(do func(*guest) error) {
-	l.Helper()
+// together does something for all guests at once.
+func (l *lab) together(do func(n int, g *guest) error) []error {
 	errs := make([]error, len(l.guests))
 	var all sync.WaitGroup
-	for i, g := range l.guests {
-		all.Go(func() { errs[i] = do(g) })
+	for n, g := range l.guests {
+		all.Go(func() { errs[n] = do(n, g) })
 	}
 	all.Wait()
-	for i, err := range errs {
+	return errs
+}
+
+// each does it and fails the test where one of them fails.
+func (l *lab) each(do func(n int, g *guest) error) {
+	l.Helper()
+	failed := false
+	for n, err := range l.together(do) {
 		if err != nil {
-			l.Errorf("%s: %v", l.guests[i].name, err)
+			failed = true
+			l.Errorf("%s, %s: %v", l.guests[n].name, l.guests[n].by, err)
 		}
 	}
-	if l.Failed() {
+	if failed {
 		l.FailNow()
 	}
 }
@@ -241,12 +248,11 @@ func (l *lab) frozen(e vcenter.SnapshotEvent) {
 	}
 }
 
-// kill kills daemons and starts them again. Those who ask the control plane
-// meanwhile ask once more.
-func (l *lab) kill(d daemons) {
-	l.Helper()
+// killed kills daemons and starts them again. Those who ask the control plane
+// meanwhile have to ask once more.
+func (l *lab) killed(d daemons) error {
 	l.tell("killed " + d.String())
-	l.strike(d)
+	return l.slay(d)
 }
 
 // outcome is how a run ends.

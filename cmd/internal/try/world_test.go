@@ -139,21 +139,28 @@ func (d daemons) String() string {
 // strike kills the daemons and starts them again.
 func (w *world) strike(d daemons) {
 	w.Helper()
+	w.must(w.slay(d))
+	w.tour.api = w.stack.api
+}
+
+// slay does that, also beside the test.
+func (w *world) slay(d daemons) error {
+	var errs []error
 	if d.connector {
-		w.must(w.stack.conn.kill())
+		errs = append(errs, w.stack.conn.kill())
 	}
 	if d.controlPlane {
-		w.must(w.stack.plane.kill())
+		errs = append(errs, w.stack.plane.kill())
 	}
 	// What the dead had asked for is done after their death, as by a vCenter.
 	w.trap.release()
 	if d.controlPlane {
-		w.must(w.stack.startControlPlane(w.ctx))
-		w.tour.api = w.stack.api
+		errs = append(errs, w.stack.startControlPlane(w.ctx))
 	}
 	if d.connector {
-		w.must(w.stack.startConnector())
+		errs = append(errs, w.stack.startConnector())
 	}
+	return errors.Join(errs...)
 }
 
 // runs returns every server's n-th run. A control plane that is just being
