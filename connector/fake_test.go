@@ -12,9 +12,11 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"skylift/hypervisor"
+	"skylift/internal/bandwidth"
 	linkv1 "skylift/link/linkv1"
 	"skylift/link/linkv1/linkv1connect"
 	"skylift/staging"
+	"skylift/transfer"
 )
 
 // control is a control plane that answers as its functions say; calls without
@@ -204,6 +206,7 @@ type quiet struct {
 	snapshot func(ctx context.Context) error
 	held     []hypervisor.SnapshotRef
 
+	bandwidth *bandwidth.Limiter // nil for none
 	shares    []hypervisor.Share
 	sharesErr error
 
@@ -255,7 +258,11 @@ func newConnector(t *testing.T, c *control, q *quiet) *Connector {
 	}
 	log := logrus.New()
 	log.SetOutput(t.Output())
-	n, err := New(Config{Identity: Identity{Connector: "c-1", Installation: "i-1", Key: key}, URL: "http://control", HTTP: &http.Client{Transport: c},
+	mover, err := transfer.New(transfer.Config{Bandwidth: q.bandwidth, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := New(Config{Mover: mover, Identity: Identity{Connector: "c-1", Installation: "i-1", Key: key}, URL: "http://control", HTTP: &http.Client{Transport: c},
 		Sources: []Source{{ID: "vc-1", Name: "vcenter-1", Source: q}}, Log: log})
 	if err != nil {
 		t.Fatal(err)

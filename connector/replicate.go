@@ -135,7 +135,12 @@ func (a *attempt) snapshot(ctx context.Context) (hypervisor.SnapshotRef, error) 
 	return ref, nil
 }
 
+// takeSnapshot waits for its turn, and for a time when the snapshot's bytes may
+// be sent: it grows from its first moment.
 func (a *attempt) takeSnapshot(ctx context.Context) (hypervisor.SnapshotRef, error) {
+	if err := a.Mover.Open(ctx); err != nil {
+		return hypervisor.SnapshotRef{}, err
+	}
 	leave, err := a.watch.shares.take(ctx, a.watch.tasks)
 	if err != nil {
 		return hypervisor.SnapshotRef{}, err

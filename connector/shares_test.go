@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"skylift/hypervisor"
+	"skylift/internal/bandwidth"
 	linkv1 "skylift/link/linkv1"
 )
 
@@ -161,6 +163,38 @@ func TestSnapshotsOnADatastoreAreLimitedUntilTheirRunsEnd(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		if got, _ := said.Load("sms-run-2"); making.Load() != 1 || got != "waiting: datastore ds1 has 1 of 1 snapshots" {
 			t.Errorf("%d in the making; the second run says %q", making.Load(), got)
+		}
+		cancel()
+		c.runs.wait()
+	})
+}
+
+func TestNoSnapshotIsTakenWhileNothingMayBeSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table, err := bandwidth.Parse("shut", time.UTC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		limiter := bandwidth.New(table, nil)
+		var said atomic.Value
+		plane := &control{renewed: func(r *linkv1.RenewRequest) { said.Store(r.GetProgress().GetWaitingFor()) }}
+		taken := make(chan struct{}, 1)
+		source := &quiet{bandwidth: limiter, snapshot: func(ctx context.Context) error {
+			taken <- struct{}{}
+			<-ctx.Done()
+			return ctx.Err()
+		}}
+		c := newConnector(t, plane, source)
+		ctx, cancel := context.WithCancel(t.Context())
+		c.obey(ctx, replicate(1))
+		time.Sleep(time.Minute)
+		if len(taken) > 0 || !strings.Contains(said.Load().(string), "shut") {
+			t.Errorf("%d snapshots, and the run says %q", len(taken), said.Load())
+		}
+		limiter.Set(bandwidth.Timetable{})
+		synctest.Wait()
+		if len(taken) != 1 {
+			t.Error("the timetable opened, and no snapshot is taken")
 		}
 		cancel()
 		c.runs.wait()

@@ -79,6 +79,12 @@ func New(c Config) (*Mover, error) {
 	return m, nil
 }
 
+// Open waits until anything may be sent at all. Who is about to make something
+// for a Move that costs others while it waits, asks first.
+func (m *Mover) Open(ctx context.Context) error {
+	return m.bandwidth.Open(ctx, func(what string) func() { return hypervisor.Waiting(ctx, what) })
+}
+
 // Task is one disk of a run.
 type Task struct {
 	Job, Run string

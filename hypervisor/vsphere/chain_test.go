@@ -87,7 +87,7 @@ func TestChainsOfDeltasAreReadWhileTheGuestWrites(t *testing.T) {
 				p := newPlatform(t, func(c *vcenter.Config) {
 					c.Datastores = []vcenter.Datastore{{Name: "datastore1", Deltas: deltas}}
 				})
-				g := newGuest(t, p, 20*hypervisor.BlockSize+1536)
+				g := newGuest(t, p, 12*hypervisor.BlockSize+1536)
 				g.scribble(t, 10)
 				for i := range c.below {
 					p.TakeForeign(t, g.id, fmt.Sprint("below ", i))
@@ -110,7 +110,7 @@ func TestChainsOfDeltasAreReadWhileTheGuestWrites(t *testing.T) {
 				size := int64(len(frozen))
 				mustRead(t, d, frozen, hypervisor.Extent{Length: size})
 				var all sync.WaitGroup
-				for i := range int64(16) {
+				for i := range int64(8) {
 					all.Go(func() {
 						last := size / hypervisor.BlockSize * hypervisor.BlockSize
 						mustRead(t, d, frozen, hypervisor.Extent{Offset: i * hypervisor.BlockSize, Length: hypervisor.BlockSize},

@@ -15,6 +15,8 @@ import (
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"skylift/internal/problem"
 )
 
 const (
@@ -88,8 +90,8 @@ func (h *host) directly() *direct {
 	d := &direct{host: h}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.why != "" && h.source.session.now().Sub(h.shunned) < shunFor {
-		d.why.Store(&h.why)
+	if why := h.why; why != "" && h.source.session.now().Sub(h.shunned) < shunFor {
+		d.why.Store(&why)
 	}
 	return d
 }
@@ -164,6 +166,9 @@ func (d *direct) get(ctx context.Context, f *frozenFile, turn pass, ranges strin
 			return nil
 		case ctx.Err() != nil:
 			return s.session.ended(ctx)
+		case problem.Has(err, ReadRefused): // an answer that is not what was asked for
+			d.giveUp(fmt.Sprintf("host %s does not give %s: %v", h.name, f.name, err))
+			return errDetour
 		case err == nil && (inSession || tickets == 1): // a new ticket may be welcome
 			continue
 		case err == nil:
