@@ -78,12 +78,12 @@ func (g *guest) later(f func() error) {
 // calm ends all that is done to the guest.
 func (g *guest) calm() (err error) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.call, g.any, g.request = nil, nil, nil
-	for _, f := range g.undo {
+	undo := g.undo
+	g.call, g.any, g.request, g.undo = nil, nil, nil, nil
+	g.mu.Unlock()
+	for _, f := range undo {
 		err = errors.Join(err, f())
 	}
-	g.undo = nil
 	return err
 }
 
