@@ -90,17 +90,23 @@ func (g *guest) calm() (err error) {
 func (g *guest) spoilCall(c vcenter.Call) error {
 	g.mu.Lock()
 	call, any := g.call, g.any
-	about := g.refs[c.Object.Value] || strings.HasPrefix(c.Path, g.name+"/") || strings.HasPrefix(c.Path, g.name+"_") || c.Host == g.host.Name()
 	g.mu.Unlock()
 	if any != nil {
 		if err := any(c); err != nil {
 			return err
 		}
 	}
-	if call == nil || !about {
+	if call == nil || !g.concerns(c) {
 		return nil
 	}
 	return call(c)
+}
+
+// concerns says whether a call is about this server, as far as calls tell.
+func (g *guest) concerns(c vcenter.Call) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.refs[c.Object.Value] || strings.HasPrefix(c.Path, g.name+"/") || strings.HasPrefix(c.Path, g.name+"_") || c.Host == g.host.Name()
 }
 
 func (g *guest) spoilRequest(r s3.Request) s3.Fault {
@@ -142,6 +148,20 @@ func (g *guest) write(rng *rand.Rand) error {
 			if _, err := d.WriteAt(p, 512*rng.Int64N((d.Size()-int64(len(p)))/512)); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// fill has the guest write into every block of a disk.
+func (g *guest) fill(rng *rand.Rand, d *vcenter.Disk) error {
+	p := make([]byte, 4096)
+	for off := int64(0); off < d.Size(); off += 512 << 10 {
+		for i := range p {
+			p[i] = byte(rng.Uint32())
+		}
+		if _, err := d.WriteAt(p, off+4096*rng.Int64N(64)); err != nil {
+			return err
 		}
 	}
 	return nil
