@@ -76,6 +76,7 @@ func crashes() []crash {
 // the run of one server, while those of the other transports run too; all of
 // them end well. SKYLIFT_SOAK=1 has it go through all steps on all transports.
 func TestACrashAtEachStepOfARunOnEachTransportCostsNothingButTime(t *testing.T) {
+	t.Parallel()
 	// Each disk makes a second segment where all of it is new.
 	l := newLab(t, []labSpec{
 		{name: "flat", by: flat, disks: []int64{12 << 20}},
@@ -90,7 +91,7 @@ func TestACrashAtEachStepOfARunOnEachTransportCostsNothingButTime(t *testing.T) 
 			if !all && k != n%len(l.guests) || !all && n%3 != 0 {
 				continue
 			}
-			t.Run(c.step+", "+string(g.by), func(t *testing.T) { l.crash(t, c, g, uint64(n)) })
+			t.Run(c.step+", "+string(g.by), func(t *testing.T) { l.crash(t, c, g, uint64(n*10+k)) })
 		}
 	}
 	l.atRest()

@@ -11,6 +11,7 @@ import (
 // server of its own, all at once, in the run behind the first; the run behind
 // that has to be what is stated too.
 func TestWhateverGoesWrongEndsInTheStatedOutcome(t *testing.T) {
+	t.Parallel()
 	table := incidents()
 	var servers []labSpec
 	for n, i := range table {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,20 +32,46 @@ func soakServers() []labSpec {
 	}
 }
 
-// soakRounds is how many runs of each server a lab lives for.
-const soakRounds = 12
+// soakRounds is how many runs of each server a lab lives for, soakLabs how many
+// labs there are at once: killed daemons cost time, and little else.
+const (
+	soakRounds = 12
+	soakLabs   = 3
+)
 
 // figures is what a soak came to.
 type figures struct {
+	mu       sync.Mutex
 	runs     int
 	outcomes map[string]int
 	told     map[string]int // faults, kills and comparisons of the labs
 }
 
+func (f *figures) enough(runs int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.runs >= runs
+}
+
+func (f *figures) count(o outcome) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.runs++
+	f.outcomes[o.String()]++
+}
+
+func (f *figures) String() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return fmt.Sprintf("%d runs: %s; %s", f.runs, counted(f.outcomes), counted(f.told))
+}
+
 // TestSoak has random runs of one seed, or as many as SKYLIFT_SOAK_RUNS says
-// from SKYLIFT_SOAK_SEED on: a seed is a lab of its own, and what happens to a
-// server in it, and when daemons are killed, follows from the seed alone.
+// from SKYLIFT_SOAK_SEED on. A seed is a lab of its own: what happens to a
+// server in it, and at which call or request daemons are killed, follows from
+// the seed alone.
 func TestSoak(t *testing.T) {
+	t.Parallel()
 	number := func(name string, otherwise uint64) uint64 {
 		n, err := strconv.ParseUint(os.Getenv(name), 10, 64)
 		if err != nil {
@@ -52,18 +79,29 @@ func TestSoak(t *testing.T) {
 		}
 		return n
 	}
-	runs, seed := int(number("SKYLIFT_SOAK_RUNS", 0)), number("SKYLIFT_SOAK_SEED", 1)
-	rounds := soakRounds
+	runs, rounds, labs := int(number("SKYLIFT_SOAK_RUNS", 0)), soakRounds, soakLabs
 	if runs == 0 {
-		runs, rounds = 1, 2
+		runs, rounds, labs = 1, 2, 1
 	}
-	sum := figures{outcomes: map[string]int{}, told: map[string]int{}}
-	for began := time.Now(); sum.runs < runs; seed++ {
-		ok := t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) { soak(t, seed, rounds, &sum) })
-		t.Logf("%d runs in %.0f s: %s; %s", sum.runs, time.Since(began).Seconds(), counted(sum.outcomes), counted(sum.told))
-		if !ok {
-			t.Fatalf("it can be had again with SEED=%d RUNS=1", seed)
-		}
+	sum := &figures{outcomes: map[string]int{}, told: map[string]int{}}
+	began := time.Now()
+	var seed, failed atomic.Uint64
+	seed.Store(number("SKYLIFT_SOAK_SEED", 1) - 1)
+	var working sync.WaitGroup
+	for range labs {
+		working.Go(func() {
+			for !sum.enough(runs) && failed.Load() == 0 {
+				n := seed.Add(1)
+				if !t.Run(fmt.Sprintf("seed %d", n), func(t *testing.T) { soak(t, n, rounds, sum) }) {
+					failed.Store(n)
+				}
+				t.Logf("%s, in %.0f s", sum, time.Since(began).Seconds())
+			}
+		})
+	}
+	working.Wait()
+	if n := failed.Load(); n > 0 {
+		t.Errorf("it can be had again with: make soak SEED=%d RUNS=1", n)
 	}
 }
 
@@ -79,22 +117,15 @@ func counted(m map[string]int) string {
 func soak(t *testing.T, seed uint64, rounds int, sum *figures) {
 	l := newLab(t, soakServers())
 	l.begin()
-	var mu sync.Mutex
-	count := func(o outcome) {
-		mu.Lock()
-		defer mu.Unlock()
-		sum.runs++
-		sum.outcomes[o.String()]++
-	}
 	for range l.guests {
-		count(completed("full"))
+		sum.count(completed("full"))
 	}
 	for round := range rounds {
 		dice := rand.New(rand.NewPCG(seed, uint64(round)))
 		stop := l.killSomebody(dice)
 		errs := l.together(func(n int, g *guest) error {
 			got, err := g.endure(rand.New(rand.NewPCG(seed, uint64(1000*(n+1)+round))))
-			count(got)
+			sum.count(got)
 			return err
 		})
 		stop()
@@ -106,6 +137,8 @@ func soak(t *testing.T, seed uint64, rounds int, sum *figures) {
 	l.atRest()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	sum.mu.Lock()
+	defer sum.mu.Unlock()
 	for k, n := range l.count {
 		sum.told[k] += n
 	}

@@ -72,6 +72,7 @@ func (w *world) open(c vcenter.Config, change func(*stack)) {
 	w.stack.connSettings["sweep-every"] = sweepEvery.String()
 	change(w.stack)
 	if err := w.stack.start(w.ctx, w.source.vcenter); err != nil {
+		w.showLogs()
 		w.Fatal(err)
 	}
 	w.Cleanup(func() {
