@@ -82,7 +82,11 @@ func (s *Source) follow(ctx context.Context, inv *inventory, alive func()) (err 
 	if err != nil {
 		return err
 	}
-	view, destroyView, err := s.session.view(ctx, slices.Sorted(maps.Keys(watched))...)
+	kinds := slices.Sorted(maps.Keys(watched))
+	if standalone(services.About) { // a host has no distributed switches, and need not know of any
+		kinds = slices.DeleteFunc(kinds, func(kind string) bool { return kind == "DistributedVirtualPortgroup" })
+	}
+	view, destroyView, err := s.session.view(ctx, kinds...)
 	if err != nil {
 		return err
 	}
@@ -94,7 +98,7 @@ func (s *Source) follow(ctx context.Context, inv *inventory, alive func()) (err 
 	defer func() { err = s.tidy(err, destroyCollector(ctx)) }()
 
 	spec := types.PropertyFilterSpec{ObjectSet: []types.ObjectSpec{viewed(view)}}
-	for _, kind := range slices.Sorted(maps.Keys(watched)) {
+	for _, kind := range kinds {
 		spec.PropSet = append(spec.PropSet, types.PropertySpec{Type: kind, PathSet: watched[kind]})
 	}
 	// Whole values of the properties asked for, no pieces of them. The filter

@@ -3,6 +3,7 @@ package operate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"time"
@@ -10,6 +11,7 @@ import (
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/spf13/cobra"
 
+	"skylift/cmd/internal/daemon"
 	"skylift/config"
 	"skylift/controlplane/api/smsclient"
 	"skylift/internal/secret"
@@ -65,3 +67,11 @@ func connect(ctx context.Context) (*smsclient.Client, error) {
 	}
 	return c, nil
 }
+
+// usage is a command line that cannot be carried out as it is given.
+type usage struct{ error }
+
+// ExitCode implements daemon.Coder.
+func (usage) ExitCode() int { return daemon.ExitUsage }
+
+func usagef(format string, args ...any) error { return usage{fmt.Errorf(format, args...)} }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net/http/httptest"
 	"os"
@@ -170,7 +171,7 @@ func want(t *testing.T, out, wanted string) {
 
 func ready(catalog.Ask) (*catalog.Readiness, *catalog.Failure) {
 	return &catalog.Readiness{
-		Facts: []catalog.Fact{{Name: "hardware version", Value: "vmx-19"}, {Subject: "Hard disk 1", Name: "mode", Value: "persistent"}},
+		Facts: []catalog.Fact{{Subject: "Hard disk 1", Name: "mode", Value: "persistent"}, {Name: "hardware version", Value: "vmx-19"}},
 		Findings: []catalog.Finding{
 			{Code: "vsphere-disk-shared", Blocks: true, Subject: "Hard disk 1", What: "the disk is shared", Hint: "Unshare it"},
 			{Code: "vsphere-tracking-off", Subject: "web-01", What: "tracking is off\x07", Hint: "Enable it"},
@@ -284,7 +285,7 @@ func TestEnablingTrackingIsConfirmed(t *testing.T) {
 	p.answer = func(catalog.Ask) (*catalog.Readiness, *catalog.Failure) { return &catalog.Readiness{}, nil }
 	for _, typed := range []string{"", "n\n", "\n", "what?\n"} {
 		_, errs, err := skylift(t, typed, "server", "enable-tracking", "web-01")
-		if !problem.Has(err, config.Invalid) || !strings.Contains(errs, "stuns its guest for as long as a snapshot") || !strings.Contains(errs, "web-01") {
+		if !errors.As(err, new(usage)) || !strings.Contains(errs, "stuns its guest for as long as a snapshot") || !strings.Contains(errs, "web-01") {
 			t.Errorf("after %q: %v, %q", typed, err, errs)
 		}
 	}
@@ -318,7 +319,7 @@ func TestCommandLinesThatCannotBeUnderstoodAreRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := skylift(t, "", c.args...)
-			if !problem.Has(err, config.Invalid) || !strings.Contains(problem.Describe(err), c.tells) {
+			if !errors.As(err, new(usage)) || !strings.Contains(err.Error(), c.tells) {
 				t.Errorf("it says %v", err)
 			}
 		})

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"skylift/config"
 	"skylift/controlplane/api/sms"
 )
 
@@ -24,7 +23,7 @@ func (o *output) flag(cmd *cobra.Command) {
 // check refuses other forms, before anything is asked for.
 func (o *output) check() error {
 	if o.form != "table" && o.form != "json" {
-		return config.Invalid.New(nil, "--output is %q; it can be table or json", o.form)
+		return usagef("--output is %q; it can be table or json", o.form)
 	}
 	return nil
 }

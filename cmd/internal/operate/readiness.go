@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"skylift/controlplane/api/sms"
@@ -17,7 +18,8 @@ const look = time.Second
 func await(ctx context.Context, w io.Writer, what string, ask func(context.Context) (*sms.Ask, error)) error {
 	ticker := time.NewTicker(look)
 	defer ticker.Stop()
-	for told := ""; ; {
+	told := ""
+	for n := 0; ; n++ {
 		a, err := ask(ctx)
 		switch {
 		case err != nil:
@@ -28,7 +30,7 @@ func await(ctx context.Context, w io.Writer, what string, ask func(context.Conte
 			return nil
 		case a.State == sms.AskFailed:
 			return failed(what, a)
-		case a.StatusMessage != told && a.StatusMessage != "":
+		case n > 0 && a.StatusMessage != told && a.StatusMessage != "": // most answers come at once
 			told = a.StatusMessage
 			fmt.Fprintf(w, "%s: %s\n", what, plain(told))
 		}
@@ -72,8 +74,20 @@ func showReport(w io.Writer, of string, r *sms.ReadinessReport) error {
 	}
 	fmt.Fprintln(w)
 	var rows [][]string
-	for _, f := range r.Facts {
+	for _, f := range bySubject(r.Facts) {
 		rows = append(rows, []string{f.Subject, f.Name, f.Value})
 	}
 	return table(w, []string{"OF", "WHAT", "IS"}, rows)
+}
+
+// bySubject puts together what is told of one thing, in the order in which the
+// things come up.
+func bySubject(facts []sms.ReadinessFact) []sms.ReadinessFact {
+	place := map[string]int{"": 0}
+	for _, f := range facts {
+		if _, ok := place[f.Subject]; !ok {
+			place[f.Subject] = len(place)
+		}
+	}
+	return slices.SortedStableFunc(slices.Values(facts), func(a, b sms.ReadinessFact) int { return place[a.Subject] - place[b.Subject] })
 }

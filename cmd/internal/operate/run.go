@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"skylift/config"
 	"skylift/controlplane/api/sms"
 	"skylift/controlplane/api/smsclient"
 )
@@ -126,7 +125,7 @@ func findRun(ctx context.Context, api *smsclient.Client, job, id string) (sms.Re
 			}
 		}
 	}
-	return sms.ReplicationRun{}, config.Invalid.New(nil, "there is no run %q; 'skylift run list JOB' shows those of a job", id)
+	return sms.ReplicationRun{}, usagef("there is no run %q; 'skylift run list JOB' shows those of a job", id)
 }
 
 func showRun(w io.Writer, r sms.ReplicationRun) error {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"skylift/config"
 	"skylift/controlplane/api/sms"
 	"skylift/controlplane/api/smsclient"
 )
@@ -175,7 +174,7 @@ func confirm(in io.Reader) error {
 	case "y", "yes":
 		return nil
 	}
-	return config.Invalid.New(nil, "nothing was done: it was not confirmed; answer yes, or give --yes")
+	return usagef("nothing was done: it was not confirmed; answer yes, or give --yes")
 }
 
 // findServer finds a server by its ID or its name.
@@ -194,7 +193,7 @@ func findServer(ctx context.Context, api *smsclient.Client, given string) (sms.S
 	}
 	switch len(named) {
 	case 0:
-		return sms.Server{}, config.Invalid.New(nil, "no server of the catalog has the ID or name %q; see 'skylift server list'", given)
+		return sms.Server{}, usagef("no server of the catalog has the ID or name %q; see 'skylift server list'", given)
 	case 1:
 		return named[0], nil
 	}
@@ -202,5 +201,5 @@ func findServer(ctx context.Context, api *smsclient.Client, given string) (sms.S
 	for _, s := range named {
 		ids = append(ids, fmt.Sprintf("%s (%s)", s.ServerID, s.VMServer.VMPath))
 	}
-	return sms.Server{}, config.Invalid.New(nil, "several servers are called %q; give the ID of one: %s", given, strings.Join(ids, ", "))
+	return sms.Server{}, usagef("several servers are called %q; give the ID of one: %s", given, strings.Join(ids, ", "))
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"skylift/config"
 	"skylift/controlplane/api/sms"
 	"skylift/controlplane/api/smsclient"
 )
@@ -131,5 +130,5 @@ func findSource(ctx context.Context, api *smsclient.Client, given []string) (rea
 	if len(fit) == 1 {
 		return fit[0], nil
 	}
-	return reached{}, config.Invalid.New(nil, "%d sources fit; give the ID of one of those that 'skylift source list' shows", len(fit))
+	return reached{}, usagef("%d sources fit; give the ID of one of those that 'skylift source list' shows", len(fit))
 }
