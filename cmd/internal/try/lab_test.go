@@ -95,14 +95,20 @@ func newLab(t *testing.T, servers []labSpec) *lab {
 	}
 	c.Hosts = append(c.Hosts, spareHost)
 	l.open(c, func(s *stack) { l.setUp(t, s) })
+	var guests []*guest
 	for i, s := range l.tour.servers {
 		g := &guest{lab: l, labSpec: servers[i], id: s.id, vm: l.source.sim.VM(s.name), store: "store-" + s.name, refs: map[string]bool{}}
 		g.host = l.source.sim.Host("esx-" + s.name + ".example.com")
 		g.refs[g.vm.Reference().Value] = true
+		guests = append(guests, g)
+	}
+	l.mu.Lock()
+	l.guests = guests
+	l.mu.Unlock()
+	for _, g := range guests {
 		if g.by == chain {
 			l.must(g.vm.TakeSnapshot(foreign))
 		}
-		l.guests = append(l.guests, g)
 	}
 	return l
 }
