@@ -210,9 +210,10 @@ type disturbedAnswer struct {
 // Unwrap lets a ResponseController flush.
 func (d *disturbedAnswer) Unwrap() http.ResponseWriter { return d.ResponseWriter }
 
-// WriteHeader implements http.ResponseWriter.
+// WriteHeader implements http.ResponseWriter. What comes before the answer
+// (100 Continue) is passed on from a goroutine that must not panic.
 func (d *disturbedAnswer) WriteHeader(status int) {
-	if d.lost {
+	if d.lost && status >= http.StatusOK {
 		panic(http.ErrAbortHandler)
 	}
 	d.ResponseWriter.WriteHeader(status)
