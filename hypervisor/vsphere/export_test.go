@@ -397,6 +397,7 @@ func TestAnExportThatIsRefusedIsToldWithItsReason(t *testing.T) {
 		})
 	}
 	denied := &types.NoPermission{PrivilegeId: "VApp.Export"}
+	var p *platform
 	for _, c := range []struct {
 		name   string
 		change func(*vcenter.Config)
@@ -414,6 +415,12 @@ func TestAnExportThatIsRefusedIsToldWithItsReason(t *testing.T) {
 			}
 			return nil
 		}), vcenter.Quirks{}, "an ESXi host does not answer", vsphere.ReadFailed},
+		{"sessions end as soon as they are opened", faulty(func(c vcenter.Call) error {
+			if c.Method == "ExportSnapshot" {
+				p.Server.ExpireSessions()
+			}
+			return nil
+		}), vcenter.Quirks{}, "reading the disk file failed again and again", vsphere.ReadFailed},
 		{"vCenter does not answer now", faulty(func(c vcenter.Call) error {
 			if c.Method == "ExportSnapshot" {
 				return vcenter.ErrDropped
@@ -426,7 +433,7 @@ func TestAnExportThatIsRefusedIsToldWithItsReason(t *testing.T) {
 			if c.change != nil {
 				change = append(change, c.change)
 			}
-			p := exporting(t, change...)
+			p = exporting(t, change...)
 			c.quirks.FlatLocked = true
 			p.quirks = c.quirks
 			d, _ := exportedDisk(t, p)
