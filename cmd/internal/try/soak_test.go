@@ -36,7 +36,7 @@ func soakServers() []labSpec {
 // labs there are at once: killed daemons cost time, and little else.
 const (
 	soakRounds = 12
-	soakLabs   = 3
+	soakLabs   = 4
 )
 
 // figures is what a soak came to.
