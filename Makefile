@@ -37,7 +37,7 @@ test: deps lint ## run all tests under the race detector; TESTFLAGS go to go tes
 bench: ## measure runs against the work they cannot avoid, ARGS go to the program; or the Go benchmarks that BENCH selects
 	@$(if $(BENCH),go test -run '^$$' -bench '$(BENCH)' -benchmem ./...,go run ./cmd/internal/bench $(ARGS))
 
-soak: ## kill the daemons at 50 moments, repeat the tests shuffled, fuzz every decoder; COUNT, FUZZTIME
+soak: ## RUNS random runs with faults and kills (SEED alone has one again), all crash points, shuffled tests, fuzzing; COUNT, FUZZTIME
 	@scripts/soak
 
 clean: ## remove what was built

@@ -98,7 +98,7 @@ func (e *export) repeat(ctx context.Context, b *budget, once func() error) error
 	switch {
 	case errors.As(err, &host):
 		return HostUnreachable.New(err, "%s", host.host)
-	case isFault(err) && !isBusy(err) && !errors.As(err, &lost):
+	case isFault(err) && !isBusy(err) && !notAuthenticated(err) && !errors.As(err, &lost):
 		return ExportRefused.New(err, "snapshot %s", e.disk.snapshot.what.ID)
 	}
 	return err

@@ -397,34 +397,48 @@ func TestAnExportThatIsRefusedIsToldWithItsReason(t *testing.T) {
 		})
 	}
 	denied := &types.NoPermission{PrivilegeId: "VApp.Export"}
+	var p *platform
 	for _, c := range []struct {
 		name   string
 		change func(*vcenter.Config)
 		quirks vcenter.Quirks
 		want   string
+		kind   *problem.Kind
 	}{
-		{"a privilege is missing", refusing("ExportSnapshot", false, denied), vcenter.Quirks{}, "needs the privilege VApp.Export"},
-		{"it turns out to be missing", refusing("ExportSnapshot", true, denied), vcenter.Quirks{}, "needs the privilege VApp.Export"},
-		{"it is not supported", refusing("ExportSnapshot", false, &types.NotSupported{}), vcenter.Quirks{}, "said by the test"},
-		{"the machine is in no state for it", nil, vcenter.Quirks{ExportFails: true}, "vSphere does not export the snapshot"},
+		{"a privilege is missing", refusing("ExportSnapshot", false, denied), vcenter.Quirks{}, "needs the privilege VApp.Export", vsphere.DiskUnreadable},
+		{"it turns out to be missing", refusing("ExportSnapshot", true, denied), vcenter.Quirks{}, "needs the privilege VApp.Export", vsphere.DiskUnreadable},
+		{"it is not supported", refusing("ExportSnapshot", false, &types.NotSupported{}), vcenter.Quirks{}, "said by the test", vsphere.DiskUnreadable},
+		{"the machine is in no state for it", nil, vcenter.Quirks{ExportFails: true}, "vSphere does not export the snapshot", vsphere.DiskUnreadable},
 		{"the host does not answer", faulty(func(c vcenter.Call) error {
 			if c.Method == "GET /nfc" {
 				return vcenter.ErrDropped
 			}
 			return nil
-		}), vcenter.Quirks{}, "an ESXi host does not answer"},
+		}), vcenter.Quirks{}, "an ESXi host does not answer", vsphere.ReadFailed},
+		{"sessions end as soon as they are opened", faulty(func(c vcenter.Call) error {
+			if c.Method == "ExportSnapshot" {
+				p.Server.ExpireSessions()
+			}
+			return nil
+		}), vcenter.Quirks{}, "reading the disk file failed again and again", vsphere.ReadFailed},
+		{"vCenter does not answer now", faulty(func(c vcenter.Call) error {
+			if c.Method == "ExportSnapshot" {
+				return vcenter.ErrDropped
+			}
+			return nil
+		}), vcenter.Quirks{}, "reading the disk file failed again and again", vsphere.ReadFailed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			change := []func(*vcenter.Config){patiently}
 			if c.change != nil {
 				change = append(change, c.change)
 			}
-			p := exporting(t, change...)
+			p = exporting(t, change...)
 			c.quirks.FlatLocked = true
 			p.quirks = c.quirks
 			d, _ := exportedDisk(t, p)
 			_, err := whole(t.Context(), d, nil)
-			has(t, err, vsphere.DiskUnreadable)
+			has(t, err, c.kind)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q in it", err, c.want)
 			}

@@ -39,10 +39,11 @@ func (s *Source) transports() []transport {
 
 // choose takes the first transport that gives the disk's bytes. The reason it
 // notes also says why better ones were passed over. A disk without any way
-// keeps the reasons as its error.
+// keeps the reasons as its error, which may pass when one of them may.
 func (d *disk) choose(ctx context.Context) error {
 	var refused []string
 	var last error
+	passing := false
 	for _, t := range d.snapshot.source.transports() {
 		w, why, err := t.find(ctx, d)
 		switch {
@@ -56,11 +57,17 @@ func (d *disk) choose(ctx context.Context) error {
 			return err
 		}
 		last = err
+		if k := problem.Of(err); k == nil || k.Retry {
+			passing = true
+		}
 		refused = append(refused, fmt.Sprintf("not by %s: %v", t.name, err))
 	}
 	d.why = strings.Join(refused, "; ")
 	d.unreadable = fmt.Errorf("%s: %w", d.title, last)
-	if len(refused) > 1 {
+	switch {
+	case len(refused) > 1 && passing:
+		d.unreadable = ReadFailed.New(nil, "%s: %s", d.title, d.why)
+	case len(refused) > 1:
 		d.unreadable = DiskUnreadable.New(nil, "%s: %s", d.title, d.why)
 	}
 	return nil

@@ -2,8 +2,6 @@ package try
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -50,41 +48,11 @@ func during(method string, task bool) func(vcenter.Call, float64) bool {
 	return func(c vcenter.Call, _ float64) bool { return c.Method == method && c.Task == task }
 }
 
-// after is the first call of any kind behind a task of that method.
-func after(method string) func(vcenter.Call, float64) bool {
-	seen := false
-	return func(c vcenter.Call, _ float64) bool {
-		if seen {
-			return true
-		}
-		seen = c.Method == method && c.Task
-		return false
-	}
-}
-
 // uploading is a read of a disk's file when that share of the bytes has gone.
 func uploading(share float64) moment {
 	return moment{fmt.Sprintf("uploading (%2.0f%%)", share*100), func(c vcenter.Call, served float64) bool {
 		return c.Method == "GET /folder" && served >= share
 	}}
-}
-
-// steps are the moments of a run in their order.
-func steps(rng *rand.Rand) []moment {
-	n := 1 + rng.IntN(200)
-	return []moment{
-		{"asking for a snapshot", during("CreateSnapshot_Task", false)},
-		{"while the snapshot is taken", during("CreateSnapshot_Task", true)},
-		{"before the snapshot is recorded", after("CreateSnapshot_Task")},
-		{"planning", during("QueryChangedDiskAreas", false)},
-		{fmt.Sprintf("call %d", n), func(vcenter.Call, float64) bool { n--; return n <= 0 }},
-		uploading(0.1 + 0.4*rng.Float64()),
-		uploading(0.5 + 0.45*rng.Float64()),
-		{"before the seal", func(c vcenter.Call, served float64) bool { return c.Method != "GET /folder" && served >= 0.999 }},
-		{"sealed, and asking for the snapshot's removal", during("RemoveSnapshot_Task", false)},
-		{"while the snapshot is removed", during("RemoveSnapshot_Task", true)},
-		{"before the end is told", after("RemoveSnapshot_Task")},
-	}
 }
 
 // blow is one kill: whom, and when.
@@ -93,25 +61,9 @@ type blow struct {
 	daemons
 }
 
-// blows chooses n kills among the steps.
-func blows(rng *rand.Rand, n int) (out []blow) {
-	all := steps(rng)
-	for _, i := range rng.Perm(len(all))[:n] {
-		whom := []daemons{{connector: true}, {connector: true}, {connector: true}, {controlPlane: true}, {true, true}}[rng.IntN(5)]
-		out = append(out, blow{all[i], whom})
-	}
-	return out
-}
-
-// tally is what rounds of kills came to.
-type tally struct {
-	kills, runs         int
-	planned, served, re int64
-}
-
 // round kills daemons during every server's n-th run, at each of the listed
 // moments that comes, and holds the outcome to what was promised.
-func (w *world) round(n int, expected int64, list []blow, sum *tally) {
+func (w *world) round(n int, expected int64, list []blow) {
 	w.Helper()
 	before := w.source.sim.Served()
 	kills := 0
@@ -166,8 +118,6 @@ func (w *world) round(n int, expected int64, list []blow, sum *tally) {
 	if served-planned > bound {
 		w.Errorf("run %d: the vCenter served %d bytes for a plan of %d: %d again, where %d kills allow %d", n, served, planned, served-planned, kills, bound)
 	}
-	sum.kills, sum.runs = sum.kills+kills, sum.runs+len(runs)
-	sum.planned, sum.served, sum.re = sum.planned+planned, sum.served+served, sum.re+served-planned
 }
 
 // reached waits until the trap holds a call; false when the runs ended first.
@@ -225,29 +175,33 @@ func (w *world) checkImage(s *serverTry, n int, run sms.ReplicationRun) {
 }
 
 // replicateUnderFire replicates all servers twice while daemons are killed.
-func replicateUnderFire(t *testing.T, seed uint64, first, second []blow, sum *tally) *world {
+func replicateUnderFire(t *testing.T, seed uint64, first, second []blow) *world {
 	t.Helper()
 	servers, allocated := killServers(seed)
 	w := newWorld(t, servers, func(s *stack) { s.connSettings["parallel"] = killParallel })
 	w.must(w.tour.createJobs())
-	w.round(0, allocated, first, sum)
+	w.round(0, allocated, first)
 	w.must(w.source.write(seed))
 	for _, s := range w.tour.servers {
 		_, err := w.tour.api.StartOnDemandReplicationRun(w.ctx, s.job, "second run")
 		w.must(err)
 	}
-	w.round(1, allocated, second, sum)
+	w.round(1, allocated, second)
 	return w
 }
 
 func TestKilledDaemonsFinishEveryRunAndLeaveNothingBehind(t *testing.T) {
-	rng := rand.New(rand.NewPCG(1, 1))
-	all := steps(rng)
-	at := func(i int, d daemons) blow { return blow{all[i], d} }
 	connector, both := daemons{connector: true}, daemons{true, true}
 	w := replicateUnderFire(t, 1,
-		[]blow{at(1, connector), {uploading(0.85), connector}, at(9, both)},
-		[]blow{{uploading(0.3), connector}, at(8, daemons{controlPlane: true})}, new(tally))
+		[]blow{
+			{moment{"while the snapshot is taken", during("CreateSnapshot_Task", true)}, connector},
+			{uploading(0.85), connector},
+			{moment{"while the snapshot is removed", during("RemoveSnapshot_Task", true)}, both},
+		},
+		[]blow{
+			{uploading(0.3), connector},
+			{moment{"sealed, and asking for the snapshot's removal", during("RemoveSnapshot_Task", false)}, daemons{controlPlane: true}},
+		})
 	w.clearsAwayAfterDeletion()
 }
 
@@ -279,26 +233,4 @@ func (w *world) clearsAwayAfterDeletion() {
 	}
 	w.must(w.stack.startConnector())
 	w.noSnapshotLeft()
-}
-
-// soakKills is how many kills a soak makes at least.
-const soakKills = 50
-
-func TestSoakOfKills(t *testing.T) {
-	if os.Getenv("SKYLIFT_SOAK") != "1" {
-		t.Skip("runs for minutes; SKYLIFT_SOAK=1 has it run")
-	}
-	var sum tally
-	began := time.Now()
-	for seed := uint64(1); sum.kills < soakKills; seed++ {
-		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(seed, 2))
-			replicateUnderFire(t, seed, blows(rng, 4), blows(rng, 4), &sum)
-		})
-		if t.Failed() {
-			break
-		}
-	}
-	t.Logf("%d kills, %d runs completed, %d MiB planned, %d MiB served, %d MiB again, %.0f s",
-		sum.kills, sum.runs, sum.planned>>20, sum.served>>20, sum.re>>20, time.Since(began).Seconds())
 }

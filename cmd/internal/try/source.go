@@ -43,7 +43,13 @@ func openSource(o Options, dir string, show *show) (*source, error) {
 // simulate starts a vCenter whose snapshots are witnessed.
 func simulate(c vcenter.Config, dir string) (*source, error) {
 	w := &witness{events: map[string]*vcenter.SnapshotEvent{}}
-	c.OnSnapshot = w.see
+	also := c.OnSnapshot
+	c.OnSnapshot = func(e vcenter.SnapshotEvent) {
+		w.see(e)
+		if also != nil {
+			also(e)
+		}
+	}
 	sim, err := vcenter.Start(c)
 	if err != nil {
 		return nil, fmt.Errorf("start the simulated vCenter: %w", err)

@@ -34,7 +34,8 @@ type stack struct {
 	address string // of the control plane
 	// planeSettings and connSettings are the daemons' settings; what is in
 	// them before set-up stays.
-	planeSettings, connSettings map[string]any
+	// sourceSettings are those of the vCenter.
+	planeSettings, connSettings, sourceSettings map[string]any
 	// serve runs the control plane, by default as a process of its own.
 	serve func() (*process, error)
 
@@ -63,7 +64,7 @@ const stopWithin = 20 * time.Second
 func newStack(o Options, dir string) *stack {
 	s := &stack{options: o, dir: dir, logs: filepath.Join(dir, "logs"),
 		planeSettings: map[string]any{"lease": "10s", "backoff": "1s"},
-		connSettings:  map[string]any{"report-every": "500ms"},
+		connSettings:  map[string]any{"report-every": "500ms"}, sourceSettings: map[string]any{},
 	}
 	s.serve = func() (*process, error) {
 		return s.execute("controlplane", s.env, append(s.options.AsControlPlane, "serve", "--config", s.settingsFile("controlplane"))...)
@@ -237,11 +238,13 @@ func (s *stack) client() (*http.Client, error) {
 }
 
 func (s *stack) setUpConnector(v VCenter) error {
+	maps.Copy(s.sourceSettings, map[string]any{
+		"url": v.URL, "user": v.User, "password-file": v.PasswordFile, "ca-file": v.CAFile, "fingerprint": v.Fingerprint,
+	})
 	maps.Copy(s.connSettings, map[string]any{
 		"dir": filepath.Join(s.dir, "connector"), "name": "try", "activation-code-file": s.codeFile(),
 		"control-plane": map[string]any{"url": "https://" + s.address, "ca-file": s.certificate()},
-		"vsphere": []map[string]any{{"url": v.URL, "user": v.User, "password-file": v.PasswordFile,
-			"ca-file": v.CAFile, "fingerprint": v.Fingerprint}},
+		"vsphere":       []map[string]any{s.sourceSettings},
 	})
 	return writeYAML(s.settingsFile("connector"), s.connSettings)
 }

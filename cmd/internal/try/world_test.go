@@ -38,34 +38,53 @@ const (
 // newWorld starts everything and has the servers in the catalog.
 func newWorld(t *testing.T, servers []vcenter.ServerSpec, change func(*stack)) *world {
 	t.Helper()
+	w := emptyWorld(t)
+	w.open(vcenter.Config{Servers: servers}, change)
+	return w
+}
+
+func emptyWorld(t *testing.T) *world {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	w := &world{T: t, ctx: ctx, trap: new(trap), began: time.Now()}
-	dir := t.TempDir()
-	var err error
-	if w.source, err = simulate(vcenter.Config{Servers: servers, Fault: w.trap.hold}, dir); err != nil {
-		t.Fatal(err)
+	return &world{T: t, ctx: ctx, trap: new(trap), began: time.Now()}
+}
+
+// open starts everything in a world where nothing is yet.
+func (w *world) open(c vcenter.Config, change func(*stack)) {
+	w.Helper()
+	dir := w.TempDir()
+	fault := c.Fault
+	c.Fault = func(call vcenter.Call) error {
+		w.trap.hold(call)
+		if fault == nil {
+			return nil
+		}
+		return fault(call)
 	}
-	t.Cleanup(func() { w.must(w.source.close()) })
+	var err error
+	if w.source, err = simulate(c, dir); err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { w.must(w.source.close()) })
 	options := Options{Executable: program, AsControlPlane: []string{"run-controlplane"}, AsConn: []string{"run-connector"}, Out: io.Discard}
 	w.stack = newStack(options, dir)
 	w.stack.planeSettings["lease"], w.stack.planeSettings["backoff"] = shortLease.String(), "500ms"
 	w.stack.connSettings["sweep-every"] = sweepEvery.String()
 	change(w.stack)
-	if err := w.stack.start(ctx, w.source.vcenter); err != nil {
-		t.Fatal(err)
+	if err := w.stack.start(w.ctx, w.source.vcenter); err != nil {
+		w.showLogs()
+		w.Fatal(err)
 	}
-	t.Cleanup(func() {
+	w.Cleanup(func() {
 		w.must(w.stack.stop())
-		if t.Failed() {
+		if w.Failed() {
 			w.showLogs()
 		}
 	})
 	// Calls that are held would keep everything from ending.
-	t.Cleanup(w.trap.release)
-	w.tour = &tour{Options: options, ctx: ctx, dir: dir, show: newShow(Options{Out: io.Discard, JSON: true}), source: w.source, api: w.stack.api}
+	w.Cleanup(w.trap.release)
+	w.tour = &tour{Options: options, ctx: w.ctx, dir: dir, show: newShow(Options{Out: io.Discard, JSON: true}), source: w.source, api: w.stack.api}
 	w.must(w.tour.findServers())
-	return w
 }
 
 // note logs a line with the time since the start.
@@ -121,21 +140,28 @@ func (d daemons) String() string {
 // strike kills the daemons and starts them again.
 func (w *world) strike(d daemons) {
 	w.Helper()
+	w.must(w.slay(d))
+	w.tour.api = w.stack.api
+}
+
+// slay does that, also beside the test.
+func (w *world) slay(d daemons) error {
+	var errs []error
 	if d.connector {
-		w.must(w.stack.conn.kill())
+		errs = append(errs, w.stack.conn.kill())
 	}
 	if d.controlPlane {
-		w.must(w.stack.plane.kill())
+		errs = append(errs, w.stack.plane.kill())
 	}
 	// What the dead had asked for is done after their death, as by a vCenter.
 	w.trap.release()
 	if d.controlPlane {
-		w.must(w.stack.startControlPlane(w.ctx))
-		w.tour.api = w.stack.api
+		errs = append(errs, w.stack.startControlPlane(w.ctx))
 	}
 	if d.connector {
-		w.must(w.stack.startConnector())
+		errs = append(errs, w.stack.startConnector())
 	}
+	return errors.Join(errs...)
 }
 
 // runs returns every server's n-th run. A control plane that is just being
@@ -223,8 +249,8 @@ func (t *trap) release() {
 	}
 }
 
-// hold is the vCenter's Config.Fault.
-func (t *trap) hold(c vcenter.Call) error {
+// hold is asked about every call, and waits where one is to be held.
+func (t *trap) hold(c vcenter.Call) {
 	t.mu.Lock()
 	open := t.open
 	hit := t.set != nil && t.set(c)
@@ -237,5 +263,4 @@ func (t *trap) hold(c vcenter.Call) error {
 		// Not until the client is gone: its request has arrived.
 		<-open
 	}
-	return nil
 }

@@ -56,7 +56,10 @@ func TestAFrontDisturbsRequestsAsItIsTold(t *testing.T) {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
 	defer transport.CloseIdleConnections()
 	cfg.HTTPClient, cfg.BaseEndpoint = &http.Client{Transport: transport}, aws.String(front.Endpoint)
-	client := awss3.NewFromConfig(cfg, func(o *awss3.Options) { o.UsePathStyle, o.RetryMaxAttempts = true, 1 })
+	client := awss3.NewFromConfig(cfg, func(o *awss3.Options) {
+		o.UsePathStyle, o.RetryMaxAttempts = true, 1
+		o.ContinueHeaderThresholdBytes = 1 // so that there are answers ahead of the answer
+	})
 	want := bytes.Repeat([]byte("skylift "), 10_000)
 	put := func(f s3.Fault) error {
 		fault.Store(&f)

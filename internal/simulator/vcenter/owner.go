@@ -12,6 +12,15 @@ import (
 // What owners of servers do while a migration goes on, and what clients must
 // not be confused by.
 
+// TakeSnapshot makes a snapshot of the disks, as somebody at the console or
+// another product would.
+func (vm *VM) TakeSnapshot(name string) error {
+	vm.op.Lock()
+	defer vm.op.Unlock()
+	_, err := vm.createSnapshot(name, "", false, false)
+	return err
+}
+
 // Revert goes back to the server's snapshot of that name, as somebody at the
 // console would: tracking starts over.
 func (vm *VM) Revert(name string) error {
