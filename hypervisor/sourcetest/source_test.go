@@ -395,7 +395,7 @@ type openDisk struct {
 	position int
 }
 
-const streamPatience = 300 * time.Millisecond
+const streamPatience = 2 * time.Second
 
 func (d *openDisk) Info() hypervisor.DiskInfo {
 	info := hypervisor.DiskInfo{
