@@ -49,8 +49,7 @@ func bare(ctx context.Context, q bareQuestion) (*usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	address.Path = fmt.Sprintf("/folder/%s/%s-flat.vmdk", q.Server, q.Server)
-	address.RawQuery = "dcPath=DC0&dsName=datastore1"
+	address.Path, address.RawQuery = folder(q.Server)
 	b.address = address.String()
 	stop := meter()
 	group, ctx := errgroup.WithContext(ctx)

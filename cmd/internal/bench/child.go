@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"time"
 )
 
 // child is this binary, executed again. It is asked on its standard input and
@@ -72,13 +73,15 @@ func (c *child) end() error {
 	return nil
 }
 
-// once starts a child for one question.
-func once(ctx context.Context, role string, question, value any) error {
+// once starts a child for one question and tells what all of its life took.
+func once(ctx context.Context, role string, question, value any) (spent, error) {
+	began := time.Now()
 	c, err := start(ctx, role)
 	if err != nil {
-		return err
+		return spent{}, err
 	}
-	return errors.Join(c.call(question, value), c.end())
+	err = errors.Join(c.call(question, value), c.end())
+	return spent{Wall: time.Since(began), CPU: processorOf(c.cmd)}, err
 }
 
 // answerAll is a child's side: it answers until its input ends.

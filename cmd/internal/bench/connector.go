@@ -33,6 +33,7 @@ type moveQuestion struct {
 	Server       hypervisor.ServerID
 	Run          string
 	Base         *staging.Base
+	Compression  transfer.Compression
 	Profile      string // where to put profiles; empty for none
 }
 
@@ -40,6 +41,7 @@ type moveAnswer struct {
 	Usage usage
 	Base  staging.Base // for the next run
 	Mode  staging.Mode
+	Whole spent `json:"-"` // all of the process's life
 }
 
 // move is the connector's moving part: source, pipeline and store, put
@@ -86,7 +88,7 @@ func move(ctx context.Context, q moveQuestion) (_ *moveAnswer, err error) {
 	stop := meter()
 	sealed, err := mover.Move(ctx, transfer.Task{
 		Job: "bench", Run: q.Run, Snapshot: snapshot, Ref: refs[0], Disk: snapshot.Disks()[0],
-		Base: q.Base, Store: store, Compression: transfer.Zstd, Progress: &progress,
+		Base: q.Base, Store: store, Compression: q.Compression, Progress: &progress,
 	})
 	u := stop()
 	if err != nil {

@@ -12,47 +12,55 @@ import (
 // little enough to cost the source next to nothing.
 const corpus = 8 << 20
 
-// contents are the disks of the full runs, all of them allocated to the last
-// byte, so that everything travels.
+// contents are the disks of the full runs. Those that are compared with the
+// bare work are allocated to the last byte, so that everything travels; the
+// one called server is half empty, as disks of servers are.
 func contents(size int64) map[string]vcenter.Base {
 	random, text := randomBytes(), prose()
+	zero := make([][]byte, 20)
+	zero[0], zero[10] = random, text
 	return map[string]vcenter.Base{
-		"random": &content{size: size, data: [][]byte{random}},
-		"text":   &content{size: size, data: [][]byte{text}},
-		"zero":   &content{size: size, data: [][]byte{random, text}, one: 10},
+		"random": &content{size: size, cycle: [][]byte{random}},
+		"text":   &content{size: size, cycle: [][]byte{text}},
+		"zero":   &content{size: size, cycle: zero},
+		"server": &content{size: size, cycle: [][]byte{text, random, text, random, nil}, unused: 5},
 	}
 }
 
-// content is a disk made of runs of 4 MiB. One in so many holds data.
+// content is a disk made of runs of 4 MiB: over and over those of the cycle, nil
+// for zeros, and after them so many that nobody has ever written.
 type content struct {
-	size int64
-	data [][]byte
-	one  int64 // 0: all of them
+	size   int64
+	cycle  [][]byte
+	unused int64
 }
 
 const runSize = 4 << 20
 
 func (c *content) Size() int64 { return c.size }
 
-func (c *content) Allocated() ([]vcenter.Extent, error) {
-	return []vcenter.Extent{{Offset: 0, Length: c.size}}, nil
+func (c *content) Allocated() (list []vcenter.Extent, _ error) {
+	if c.unused == 0 {
+		return []vcenter.Extent{{Offset: 0, Length: c.size}}, nil
+	}
+	used := int64(len(c.cycle)) * runSize
+	for at := int64(0); at < c.size; at += used + c.unused*runSize {
+		list = append(list, vcenter.Extent{Offset: at, Length: min(used, c.size-at)})
+	}
+	return list, nil
 }
 
 func (c *content) ReadAt(p []byte, off int64) (int, error) {
 	for n := 0; n < len(p); {
 		at := off + int64(n)
-		run := at / runSize
 		part := p[n:min(len(p), n+int(runSize-at%runSize))]
 		n += len(part)
-		if c.one > 0 {
-			if run%c.one != 0 {
-				clear(part)
-				continue
-			}
-			run /= c.one
+		turn := at / runSize % (int64(len(c.cycle)) + c.unused)
+		if turn >= int64(len(c.cycle)) || c.cycle[turn] == nil {
+			clear(part)
+			continue
 		}
-		data := c.data[run%int64(len(c.data))]
-		copy(part, data[at%corpus:])
+		copy(part, c.cycle[turn][at%corpus:])
 	}
 	return len(p), nil
 }

@@ -1,7 +1,9 @@
 // Command bench measures what a connector costs: throughput and processor time
 // of runs from a vCenter into S3, TLS on both sides, and the same figures of
 // the work that cannot be avoided, done by the barest of programs on the same
-// bytes from the same servers. docs/performance.md explains the table.
+// bytes from the same servers. Beside these it brings the same disks into S3 by
+// other programs, those that are installed. docs/performance.md explains the
+// tables.
 //
 // Every part is a process of its own, this binary executed again: the source
 // (the simulated vCenter), the sink (a server that takes objects and checks

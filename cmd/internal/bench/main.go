@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,7 +35,9 @@ func command() *cobra.Command {
 	flags.IntVar(&o.rounds, "rounds", 5, "how often everything is measured")
 	flags.BoolVar(&o.json, "json", false, "print JSON instead of a table")
 	flags.StringVar(&o.profile, "profile", "", "a directory to write the connector's CPU and allocation profiles of the last round to")
-	flags.StringSliceVar(&o.only, "only", nil, "measure only these: random, text, zero, versitygw, incremental")
+	flags.StringSliceVar(&o.only, "only", nil, "measure only these: random, text, zero, versitygw, incremental, peers")
+	flags.StringSliceVar(&o.disks, "disks", []string{"server", "random"}, "what peers are measured with, also text and zero")
+	flags.DurationSliceVar(&o.latencies, "latency", []time.Duration{0, 5 * time.Millisecond}, "what passes before each of the source's answers, where peers are measured")
 	for name, role := range map[string]func(context.Context) error{
 		asSource:    serveSource,
 		asSink:      serveSink,
@@ -52,12 +55,18 @@ type options struct {
 	sizeMiB, rounds int
 	json            bool
 	profile         string
-	only            []string
+	only, disks     []string
+	latencies       []time.Duration
 }
 
 func run(ctx context.Context, o options) error {
 	if o.sizeMiB < 64 || o.rounds < 1 {
 		return fmt.Errorf("disks of %d MiB and %d rounds measure nothing: use 64 and 1 at least", o.sizeMiB, o.rounds)
+	}
+	for _, name := range o.disks {
+		if _, ok := contents(0)[name]; !ok {
+			return fmt.Errorf("there is no disk %q", name)
+		}
 	}
 	if o.profile != "" {
 		dir, err := filepath.Abs(o.profile)

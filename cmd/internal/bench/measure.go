@@ -12,6 +12,7 @@ import (
 
 	"skylift/hypervisor"
 	"skylift/internal/simulator/s3"
+	"skylift/transfer"
 )
 
 const bucketName = "staging"
@@ -26,6 +27,7 @@ type report struct {
 	Full       []full
 	Versitygw  *versity     `json:",omitempty"`
 	Changed    *incremental `json:",omitempty"`
+	Peers      *peers       `json:",omitempty"`
 }
 
 // full is the rounds of full runs of one kind of data.
@@ -100,6 +102,11 @@ func measure(ctx context.Context, o options) (r *report, err error) {
 			return nil, err
 		}
 	}
+	if b.wanted("peers") {
+		if r.Peers, err = b.peers(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return r, nil
 }
 
@@ -123,7 +130,7 @@ func (b *bench) full(ctx context.Context, data string, size int64) (full, error)
 		for _, step := range slices.Backward(steps) {
 			turn = append(turn, func() error {
 				var u usage
-				err := once(ctx, asBare, bareQuestion{Source: b.from, Sink: b.to, Server: data, Size: size, Steps: step.upTo}, &u)
+				_, err := once(ctx, asBare, bareQuestion{Source: b.from, Sink: b.to, Server: data, Size: size, Steps: step.upTo}, &u)
 				f.Bare[step.name] = append(f.Bare[step.name], u)
 				return err
 			})
@@ -152,34 +159,46 @@ func (b *bench) move(ctx context.Context, to endpoint, q moveQuestion, profiled 
 	if profiled && b.profile != "" {
 		q.Profile = filepath.Join(b.profile, string(q.Server))
 	}
+	if q.Compression == "" {
+		q.Compression = transfer.Zstd
+	}
 	var a moveAnswer
-	if err := once(ctx, asConnector, q, &a); err != nil {
+	var err error
+	if a.Whole, err = once(ctx, asConnector, q, &a); err != nil {
 		return nil, fmt.Errorf("run of %s: %w", q.Server, err)
 	}
 	return &a, nil
 }
 
-func (b *bench) versitygw(ctx context.Context) (_ *versity, err error) {
+func (b *bench) versitygw(ctx context.Context) (*versity, error) {
+	v := &versity{}
+	err := withS3(ctx, func(to endpoint, _ string) error {
+		for range b.rounds {
+			moved, err := b.move(ctx, to, moveQuestion{Server: "random"}, false)
+			if err != nil {
+				return err
+			}
+			v.Connector = append(v.Connector, moved.Usage)
+		}
+		return nil
+	})
+	return v, err
+}
+
+// withS3 lets use have a real S3 server, empty, and where it keeps its objects.
+func withS3(ctx context.Context, use func(to endpoint, objects string) error) (err error) {
 	dir, err := os.MkdirTemp("", "bench-*")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	server, err := s3.Start(ctx, s3.Config{Dir: dir, Buckets: []string{bucketName}, Args: []string{asS3}})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
 	to := endpoint{URL: server.Endpoint, CertificatePEM: server.CAPEM, User: server.AccessKey, Password: server.SecretKey.Reveal(), Region: server.Region}
-	v := &versity{}
-	for range b.rounds {
-		moved, err := b.move(ctx, to, moveQuestion{Server: "random"}, false)
-		if err != nil {
-			return nil, err
-		}
-		v.Connector = append(v.Connector, moved.Usage)
-	}
-	return v, nil
+	return use(to, filepath.Join(dir, "objects", bucketName))
 }
 
 // incremental makes a first run of the sparse disk, then one after another

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"time"
 
 	"skylift/internal/simulator/vcenter"
 )
@@ -17,11 +19,12 @@ const (
 	blockSize     = 512 << 10
 )
 
-// sourceQuestion is what the source is asked: to start, or to let a guest
-// write random blocks.
+// sourceQuestion is what the source is asked: to start, to let a guest write
+// random blocks, to be as slow as this from now on.
 type sourceQuestion struct {
-	Size  int64
-	Write int
+	Size    int64
+	Write   int
+	Latency time.Duration
 }
 
 // endpoint is where a server is.
@@ -47,6 +50,7 @@ func serveSource(ctx context.Context) (err error) {
 				return nil, err
 			}
 		}
+		server.SetLatency(q.Latency, q.Latency)
 		if err := write(server.VM("incremental").Disk(0), q.Write, rng); err != nil {
 			return nil, err
 		}
@@ -76,4 +80,9 @@ func write(d *vcenter.Disk, blocks int, rng *rand.ChaCha8) error {
 		}
 	}
 	return nil
+}
+
+// folder is where the source serves a server's disk.
+func folder(server string) (path, query string) {
+	return fmt.Sprintf("/folder/%s/%s-flat.vmdk", server, server), "dcPath=DC0&dsName=datastore1"
 }

@@ -36,6 +36,9 @@ func (r *report) print(out io.Writer) error {
 	if r.Changed != nil {
 		r.printChanged(&b)
 	}
+	if r.Peers != nil {
+		r.printPeers(&b)
+	}
 	_, err := io.WriteString(out, b.String())
 	return err
 }
@@ -90,6 +93,30 @@ func (r *report) printChanged(b *strings.Builder) {
 	_ = w.Flush() // into memory
 }
 
+func (r *report) printPeers(b *strings.Builder) {
+	fmt.Fprintf(b, "\nthe same disk into versitygw by other means, every process from its start to its end\n(%s)\n", strings.Join(r.Peers.Programs, ", "))
+	for _, c := range r.Peers.Disks {
+		fmt.Fprintf(b, "\n%s, %v before each of the source's answers\n", c.Data, c.Latency)
+		w := table(b, "", "seconds", "MiB/s", "CPU s", "skylift is faster by")
+		var left []string
+		for i, way := range c.Ways {
+			if way.Missing != "" {
+				left = append(left, fmt.Sprintf("%s: %s\n", way.Name, way.Missing))
+				continue
+			}
+			seconds := median(way.Rounds, func(s spent) float64 { return s.Wall.Seconds() })
+			faster := ""
+			if i > 0 {
+				faster = ratio(c.Ways[0].Rounds, way.Rounds, func(s spent) float64 { return s.Wall.Seconds() })
+			}
+			row(w, way.Name, fmt.Sprintf("%.2f", seconds), fmt.Sprintf("%.0f", float64(r.DiskBytes>>20)/seconds),
+				fmt.Sprintf("%.2f", median(way.Rounds, func(s spent) float64 { return s.CPU.Seconds() })), faster)
+		}
+		_ = w.Flush() // into memory
+		b.WriteString(strings.Join(left, ""))
+	}
+}
+
 func table(b *strings.Builder, heads ...string) *tabwriter.Writer {
 	w := tabwriter.NewWriter(b, 0, 0, 3, ' ', tabwriter.AlignRight)
 	row(w, heads...)
@@ -112,9 +139,9 @@ func peak(rounds []usage) string {
 	return fmt.Sprintf("%.0f", median(rounds, func(u usage) float64 { return float64(u.Peak) / (1 << 20) }))
 }
 
-// ratio is how much of the bare work's speed the connector has: the median and
-// the least and most of all rounds.
-func ratio(connector, bare []usage, of func(usage) float64) string {
+// ratio is how much more the others took than the connector, in each round: the
+// median, the least and the most.
+func ratio[T any](connector, bare []T, of func(T) float64) string {
 	ratios := make([]float64, len(connector))
 	for i := range connector {
 		ratios[i] = of(bare[i]) / of(connector[i])

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os/exec"
 	"runtime"
 	"syscall"
 	"time"
@@ -44,4 +45,16 @@ func processor() (user, system time.Duration, peak int64) {
 	// It fails for a bad address only.
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &r)
 	return time.Duration(r.Utime.Nano()), time.Duration(r.Stime.Nano()), r.Maxrss << 10
+}
+
+// spent is what processes took from the start of the first to the end of the
+// last.
+type spent struct{ Wall, CPU time.Duration }
+
+// processorOf is what a process that has ended used, with those that it waited for.
+func processorOf(cmd *exec.Cmd) time.Duration {
+	if cmd.ProcessState == nil {
+		return 0
+	}
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 }

@@ -117,9 +117,12 @@ func serveOn(ctx context.Context, set settings, addr string, listens func()) err
 		return fmt.Errorf("S3 server: open %s: %w", set.Dir, err)
 	}
 	err = embedgw.RunVersityGW(ctx, backend, &embedgw.Config{
-		RootUserAccess:    set.Access,
-		RootUserSecret:    set.Secret,
-		IAMDir:            set.accounts(), // without it an unknown account is another error than in S3
+		RootUserAccess: set.Access,
+		RootUserSecret: set.Secret,
+		IAMDir:         set.accounts(), // without it an unknown account is another error than in S3
+		// There is one account, and a cache without a set interval is pruned
+		// without a pause, which keeps a processor busy.
+		IAMCacheDisable:   true,
 		Region:            set.Region,
 		Ports:             []string{addr},
 		CertFile:          set.certFile(),
