@@ -1,6 +1,7 @@
 package try
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -121,7 +122,7 @@ func (l *lab) crash(t *testing.T, c crash, victim *guest, seed uint64) {
 		if err != nil {
 			return err
 		}
-		return incremental.check(run)
+		return errors.Join(incremental.check(run), g.asMeant(run))
 	})
 	close(over)
 	if err := <-died; err != nil {

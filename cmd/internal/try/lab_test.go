@@ -1,6 +1,7 @@
 package try
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -155,7 +156,7 @@ func (l *lab) begin() {
 		if err != nil {
 			return err
 		}
-		return completed("full").check(run)
+		return errors.Join(completed("full").check(run), g.asMeant(run))
 	})
 }
 

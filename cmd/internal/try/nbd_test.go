@@ -62,7 +62,7 @@ func (n *nbdServer) start() error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the NBD server does not answer: %w", err)
 		}
-		time.Sleep(20 * time.Millisecond)
+		<-time.After(20 * time.Millisecond)
 	}
 }
 
