@@ -2,7 +2,6 @@ package replication
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 )
@@ -92,9 +91,6 @@ func freeSlot(ctx context.Context, tx Tx, owner string, slots int) (int, bool, e
 	return 0, false, nil
 }
 
-// errHolderSilent is why a lease ended that was not given back.
-var errHolderSilent = errors.New("whoever worked on it was not heard of any more")
-
 // reap takes runs back whose lease has ended without being given back.
 func (s *Service) reap(ctx context.Context, tx Tx) error {
 	rows, err := tx.Expired(ctx, leasedPhases, 16)
@@ -104,7 +100,8 @@ func (s *Service) reap(ctx context.Context, tx Tx) error {
 	for _, row := range rows {
 		row.Expiries++
 		if row.Expiries >= s.limits.Expiries {
-			err = s.giveUp(ctx, tx, row, errHolderSilent.Error())
+			silent := HolderSilent.New(nil, "run %s, %d times in a row", row.ID, row.Expiries)
+			err = s.giveUp(ctx, tx, row, FailureOf(silent).String())
 		} else {
 			row.release(tx.Now())
 			err = tx.SaveRun(ctx, row)

@@ -161,7 +161,7 @@ func TestRunWhoseHoldersKeepDyingFails(t *testing.T) {
 		t.Fatalf("claimed %+v, error %v", a, err)
 	}
 	b.purge()
-	if r := b.run(run); r.State != replication.RunFailed || !strings.Contains(r.Message, "not heard of") {
+	if r := b.run(run); r.State != replication.RunFailed || !strings.Contains(r.Message, "not heard of any more. See whether") {
 		t.Errorf("run: %+v", r)
 	}
 }

@@ -48,6 +48,13 @@ var (
 		Title: "stale lease: it has ended, or another holder has the run",
 		Hint:  "Nothing is to be done: the run's present holder goes on from staging.",
 	}
+	// HolderSilent is why a lease ended that was not given back.
+	HolderSilent = &problem.Kind{
+		Code:  "run-holder-silent",
+		Title: "whoever worked on the run was not heard of any more",
+		Hint:  "See whether the connector (or, while an image is built, the control plane) runs and reaches its counterpart without long breaks, and what its log says of the end; the job's next run begins by itself.",
+		Retry: true,
+	}
 	SnapshotRefused = &problem.Kind{
 		Code:  "run-snapshot-refused",
 		Title: "the run has another snapshot",
