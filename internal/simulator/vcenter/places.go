@@ -3,6 +3,7 @@ package vcenter
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"strconv"
 	"strings"
 
@@ -25,7 +26,7 @@ type places struct {
 // and gives everything the names of the configuration.
 func (s *Server) createInventory() error {
 	m := s.newModel()
-	if err := m.Create(); err != nil {
+	if err := create(m); err != nil {
 		return fmt.Errorf("create inventory: %w", err)
 	}
 	s.model, s.service = m, m.Service
@@ -44,6 +45,16 @@ func (s *Server) createInventory() error {
 	registry.Handler = s.personal
 	registry.AddHandler(s.revisions)
 	return nil
+}
+
+// creating is held while a model is made: govmomi appends to a variable of its
+// own (EvalLicense) then, which all simulators of the process share.
+var creating sync.Mutex
+
+func create(m *simulator.Model) error {
+	creating.Lock()
+	defer creating.Unlock()
+	return m.Create()
 }
 
 // newModel describes a vCenter with one cluster, or a lone ESXi host.
