@@ -83,8 +83,9 @@ func BenchmarkMove(b *testing.B) {
 	}
 }
 
-// TestBlocksAreMovedWithoutAllocation compares a small and a larger disk: what
-// a Move and a slice allocate is less than one thing for each block.
+// TestBlocksAreMovedWithoutAllocation compares a small and a larger disk. A
+// slice costs some things of its own, about one for each block; anything that
+// was allocated for each block would double that.
 func TestBlocksAreMovedWithoutAllocation(t *testing.T) {
 	const few, many = 4, 12 // slices
 	content := make([]byte, staging.SegmentBlocks*staging.BlockSize)
@@ -96,7 +97,7 @@ func TestBlocksAreMovedWithoutAllocation(t *testing.T) {
 		return testing.AllocsPerRun(2, func() { moveLoop(t, m, d) })
 	}
 	perSlice := (allocations(many) - allocations(few)) / (many - few)
-	if perSlice >= staging.SegmentBlocks {
+	if perSlice >= 1.5*staging.SegmentBlocks {
 		t.Errorf("%.1f allocations for a slice of %d blocks", perSlice, staging.SegmentBlocks)
 	}
 }

@@ -31,6 +31,7 @@ var runForm = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 // Snapshot prepares all servers first (what must be gone is gone then) and
 // starts their snapshots together, so that the moments lie close.
 func (s *Source) Snapshot(ctx context.Context, run hypervisor.RunID, servers []hypervisor.ServerID, q hypervisor.Quiesce) (refs []hypervisor.SnapshotRef, err error) {
+	defer func() { err = unreached(err) }()
 	if name := s.snapshotName(run); !runForm.MatchString(string(run)) || len(name) > nameLimit {
 		return nil, fmt.Errorf("run ID %q does not make a snapshot's name of at most %d characters", run, nameLimit)
 	}

@@ -241,6 +241,24 @@ func TestASnapshotOnADatastoreThatRunsFullIsUrgent(t *testing.T) {
 	}
 }
 
+func TestACallThatTheNetworkLostIsAProblemWithAHint(t *testing.T) {
+	p := newPlatform(t, func(c *vcenter.Config) {
+		c.Fault = func(call vcenter.Call) error {
+			if !call.Task && (call.Method == "CreateSnapshot_Task" || call.Method == "RemoveSnapshot_Task") {
+				return vcenter.ErrDropped
+			}
+			return nil
+		}
+	})
+	id := p.AddServer(t, "web", size)
+	s, _ := p.source(t, p.config())
+	_, err := s.Snapshot(t.Context(), "r1", []hypervisor.ServerID{id}, hypervisor.QuiesceNever)
+	has(t, err, vsphere.Unreachable)
+	if got := p.OpenSnapshots(); len(got) != 0 {
+		t.Errorf("snapshots are %q", got)
+	}
+}
+
 func TestABusyServerIsAskedAgainAndGetsOneSnapshot(t *testing.T) {
 	p := newPlatform(t, func(c *vcenter.Config) {
 		c.Fault = func(call vcenter.Call) error {

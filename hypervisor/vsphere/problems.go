@@ -1,7 +1,9 @@
 package vsphere
 
 import (
+	"context"
 	"errors"
+	"net/url"
 
 	"github.com/vmware/govmomi/fault"
 	"github.com/vmware/govmomi/vim25/soap"
@@ -146,6 +148,17 @@ func explain(err error, object string) error {
 		return MethodDisabled.New(err, "%s", object)
 	}
 	return err
+}
+
+// unreached makes a problem of a failure of the network, whose own text tells
+// nobody what to do. Only the outermost calls do so: within them it matters
+// that a call may have taken effect.
+func unreached(err error) error {
+	var network *url.Error
+	if problem.Of(err) != nil || !errors.As(err, &network) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return Unreachable.New(err, "the connection broke off")
 }
 
 // isGone reports that the asked object does not exist any more.

@@ -22,7 +22,8 @@ func (s *Source) Settle(ctx context.Context, ref hypervisor.SnapshotRef) (hyperv
 // Remove removes the snapshot and returns when it is gone and the server's
 // disks are consolidated. A snapshot of that ID under another name is not
 // ours and is left alone.
-func (s *Source) Remove(ctx context.Context, ref hypervisor.SnapshotRef) error {
+func (s *Source) Remove(ctx context.Context, ref hypervisor.SnapshotRef) (err error) {
+	defer func() { err = unreached(err) }()
 	// The snapshot knows its machine better than the server's ID does: UUIDs
 	// can be changed.
 	v, err := s.findOwner(ctx, ref.ID)
