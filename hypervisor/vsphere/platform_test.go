@@ -104,7 +104,7 @@ func (p *platform) Intercept(decide func(n int) sourcetest.Fate) {
 func (p *platform) Traits() sourcetest.Traits {
 	traits := sourcetest.Traits{Quiesce: hypervisor.Quiesced, ForeignReadable: true, Calls: 100}
 	if p.quirks.FlatLocked {
-		traits.Every = 5
+		traits.Every = 10
 	}
 	return traits
 }
