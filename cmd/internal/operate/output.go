@@ -1,14 +1,18 @@
 package operate
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"skylift/controlplane/api/smsclient"
 
 	"skylift/controlplane/api/sms"
 )
@@ -20,12 +24,25 @@ func (o *output) flag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.form, "output", "table", "table, for people, or json, as the API answers")
 }
 
-// check refuses other forms, before anything is asked for.
-func (o *output) check() error {
+// connect makes a client of the API, unless the form is one that cannot be
+// shown: then nothing is asked for.
+func (o *output) connect(ctx context.Context) (*smsclient.Client, error) {
 	if o.form != "table" && o.form != "json" {
-		return usagef("--output is %q; it can be table or json", o.form)
+		return nil, usagef("--output is %q; it can be table or json", o.form)
 	}
-	return nil
+	return connect(ctx)
+}
+
+// all collects what the API lists; never nil, which JSON would call null.
+func all[T any](list iter.Seq2[T, error]) ([]T, error) {
+	found := []T{}
+	for v, err := range list {
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, v)
+	}
+	return found, nil
 }
 
 // show prints v as JSON, or has people shown it.

@@ -18,19 +18,13 @@ func runList() *cobra.Command {
 		Use: "list JOB", Short: "Show the runs of a replication job, the latest first", Args: cobra.ExactArgs(1),
 		Long: "Show the runs of a replication job, the latest first.\n\n" + settingsHelp,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := out.check(); err != nil {
-				return err
-			}
-			api, err := connect(cmd.Context())
+			api, err := out.connect(cmd.Context())
 			if err != nil {
 				return err
 			}
-			runs := []sms.ReplicationRun{}
-			for r, err := range api.ReplicationRuns(cmd.Context(), args[0]) {
-				if err != nil {
-					return err
-				}
-				runs = append(runs, r)
+			runs, err := all(api.ReplicationRuns(cmd.Context(), args[0]))
+			if err != nil {
+				return err
 			}
 			return out.show(cmd.OutOrStdout(), runs, func(w io.Writer) error { return showRuns(w, runs) })
 		},
@@ -84,10 +78,7 @@ waits for, and the consistency that its snapshot reached.
 
 ` + settingsHelp,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := out.check(); err != nil {
-				return err
-			}
-			api, err := connect(cmd.Context())
+			api, err := out.connect(cmd.Context())
 			if err != nil {
 				return err
 			}

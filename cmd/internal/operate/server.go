@@ -19,19 +19,13 @@ func serverList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "Show the servers of the catalog", Long: "Show the servers of the catalog.\n\n" + settingsHelp, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := out.check(); err != nil {
-				return err
-			}
-			api, err := connect(cmd.Context())
+			api, err := out.connect(cmd.Context())
 			if err != nil {
 				return err
 			}
-			servers := []sms.Server{}
-			for s, err := range api.Servers(cmd.Context()) {
-				if err != nil {
-					return err
-				}
-				servers = append(servers, s)
+			servers, err := all(api.Servers(cmd.Context()))
+			if err != nil {
+				return err
 			}
 			return out.show(cmd.OutOrStdout(), servers, func(w io.Writer) error { return showServers(w, servers) })
 		},
@@ -76,11 +70,8 @@ it saw and what stands in the way. Nothing on the server is changed.
 ` + settingsHelp,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := out.check(); err != nil {
-				return err
-			}
 			ctx := cmd.Context()
-			api, err := connect(ctx)
+			api, err := out.connect(ctx)
 			if err != nil {
 				return err
 			}

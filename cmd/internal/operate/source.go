@@ -43,10 +43,7 @@ func sourceList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "Show the sources that connectors reach", Long: "Show the sources that connectors reach.\n\n" + settingsHelp, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := out.check(); err != nil {
-				return err
-			}
-			api, err := connect(cmd.Context())
+			api, err := out.connect(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -81,11 +78,8 @@ it saw. Where there is one source only, it need not be given.
 ` + settingsHelp,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := out.check(); err != nil {
-				return err
-			}
 			ctx := cmd.Context()
-			api, err := connect(ctx)
+			api, err := out.connect(ctx)
 			if err != nil {
 				return err
 			}
